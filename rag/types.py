@@ -1,0 +1,219 @@
+"""The values that travel along the two paths. All frozen; offsets count characters from 0."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose data a call may touch. Every store and catalog call takes one.
+
+    `collections=None` means every collection of the tenant, an empty set means none at all.
+    """
+
+    tenant: str
+    groups: frozenset[str] = frozenset()
+    collections: frozenset[str] | None = None
+
+    def allows(self, collection: str) -> bool:
+        """Whether the scope reaches this collection."""
+        return self.collections is None or collection in self.collections
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading line of a document: where it starts, its level (1 = outermost) and its words."""
+
+    start: int
+    level: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What parsing made of a file. Every offset in the system counts characters of `text`.
+
+    `pages` holds the offset at which each page (or slide) starts: `pages[0]` is page 1. Empty when
+    the format has no pages. A line break in `text` made by a parser is always a hard one: wrapped
+    lines of one paragraph have been joined, table rows are a line each.
+    """
+
+    text: str
+    title: str
+    media_type: str
+    pages: tuple[int, ...] = ()
+    headings: tuple[Heading, ...] = ()
+    metadata: Metadata = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document that is embedded and found as one. `text == document.text[start:end]`.
+
+    `tokens` counts what the embedder sees: title, heading path and text with special tokens.
+    `page` is the page of the first character, 1-based, None where the format has no pages.
+    """
+
+    document_id: str
+    generation: int
+    index: int
+    title: str
+    text: str
+    start: int
+    end: int
+    tokens: int
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+    source: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+    @property
+    def embedded_text(self) -> str:
+        """What the embedder and the reranker read: title, heading path, then the text."""
+        # A heading that repeats the title, as most first headings do, would be embedded twice.
+        path = [self.title, *(h for h in self.headings if h != self.title)]
+        prefix = " > ".join(part for part in path if part)
+        return f"{prefix}\n{self.text}" if prefix else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The score of every stage that saw a hit. None: that stage did not return it."""
+
+    dense: float | None = None
+    bm25: float | None = None
+    fused: float | None = None
+    rerank: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk with the score that orders it now, and those of every stage so far."""
+
+    point_id: str
+    chunk: Chunk
+    score: float
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One numbered entry of the context: neighbouring chunks of one document, merged.
+
+    `text == document.text[start:end]`; `number` is what `[n]` in an answer points at.
+    """
+
+    number: int
+    document_id: str
+    title: str
+    text: str
+    start: int
+    end: int
+    tokens: int
+    page: int | None
+    headings: tuple[str, ...]
+    source: str
+    scores: Scores
+    # (offset in the document, page) of every chunk merged here, so that a quote late in the
+    # passage gets its own page and headings and not those of the first chunk.
+    places: tuple[tuple[int, int | None, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Something that was left out on the way, and why. Nothing is cut in silence."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The passages that the generator reads."""
+
+    passages: tuple[Passage, ...]
+    tokens: int
+    cuts: tuple[Cut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A claim's proof: `quote == document.text[start:end]` of document `document_id`."""
+
+    marker: int
+    document_id: str
+    title: str
+    source: str
+    page: int | None
+    headings: tuple[str, ...]
+    quote: str
+    start: int
+    end: int
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written by the generator, counted with its own tokenizer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, best first, with the seconds each stage took and what was left out."""
+
+    hits: tuple[Hit, ...]
+    timings: Mapping[str, float]
+    cuts: tuple[Cut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and everything needed to check it."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    abstained: bool
+    question: str
+    hits: tuple[Hit, ...]
+    models: Mapping[str, str]
+    timings: Mapping[str, float]
+    usage: Usage
+    trace_id: str
+    cuts: tuple[Cut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentReport:
+    """What ingesting did with one document.
+
+    `status` is `ingested`, `replaced`, `unchanged` or `failed`; a failed one says why in `error`.
+    """
+
+    id: str
+    status: str
+    source: str = ""
+    title: str = ""
+    chunks: int = 0
+    tokens: int = 0
+    pages: int = 0
+    characters: int = 0
+    truncated_tokens: int = 0
+    warnings: Sequence[str] = ()
+    error: str = ""
+    hint: str = ""
