@@ -1,0 +1,157 @@
+"""Settings: environment (`RAG_...`), then `ragstone.toml` in the working folder, then defaults.
+
+Read once, validated whole: every wrong value is named in one error. Nothing below reads the
+environment again; what a function needs is passed to it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from rag.errors import InvalidInput
+
+ProfileName = Literal["default", "starter", "gpu"]
+FusionName = Literal["dbsf", "rrf", "weighted"]
+
+LATE_INTERACTION = "late-interaction"
+QUOTE = "quote"
+NO_RERANKER = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The three models that run together: ids, or the names of the ones that need no weights."""
+
+    embedder: str
+    reranker: str
+    generator: str
+
+
+PROFILES: dict[ProfileName, Profile] = {
+    "default": Profile("BAAI/bge-small-en", "BAAI/bge-reranker-base", "Qwen/Qwen2.5-0.5B-Instruct"),
+    "starter": Profile("sentence-transformers/all-MiniLM-L6-v2", LATE_INTERACTION, QUOTE),
+    "gpu": Profile("BAAI/bge-small-en", "BAAI/bge-reranker-large", "Qwen/Qwen2.5-7B-Instruct"),
+}
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and its bounds. `RAG_CHUNK_TOKENS=200` sets `chunk_tokens`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAG_", toml_file="ragstone.toml", extra="ignore", frozen=True
+    )
+
+    # Where things are kept.
+    data: Path = Path("ragstone-data")
+    database_url: SecretStr | None = None  # default: SQLite in the data folder
+    qdrant_url: str | None = None  # default: Qdrant Edge in the process
+    qdrant_api_key: SecretStr | None = None
+    qdrant_grpc: bool = False
+    qdrant_grpc_port: int = Field(6334, ge=1, le=65535)
+    qdrant_timeout: float = Field(10.0, gt=0, le=600)  # seconds
+    qdrant_ca_file: Path | None = None  # a private certificate authority for https
+    min_free_bytes: int = Field(256 * 2**20, ge=0)  # stop writing before the disk is full
+
+    # Models.
+    profile: ProfileName = "default"
+    embedder: str = ""  # empty: the profile's
+    reranker: str = ""
+    generator: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0, le=1024)  # CPU threads of a model, 0: all cores
+
+    # Ingest.
+    chunk_tokens: int = Field(256, ge=32, le=8192)
+    chunk_overlap: int = Field(32, ge=0, le=1024)
+    embed_batch: int = Field(64, ge=1, le=4096)
+    max_file_bytes: int = Field(200 * 2**20, ge=1)
+    max_text_chars: int = Field(10_000_000, ge=1)
+    max_documents: int = Field(1000, ge=1)  # in one request
+    max_metadata_bytes: int = Field(16_384, ge=0)
+    ingest_queue: int = Field(64, ge=1)  # accepted uploads that wait for their turn
+
+    # Ask.
+    fusion: FusionName = "dbsf"
+    retrieve_limit: int = Field(50, ge=1, le=1000)
+    rerank_limit: int = Field(20, ge=1, le=200)
+    rerank_blend: float = Field(0.5, ge=0, le=1)  # weight of late interaction in its blend
+    context_tokens: int = Field(1500, ge=64, le=1_000_000)
+    quote_sentences: int = Field(3, ge=1, le=20)
+    max_question_chars: int = Field(8000, ge=1)
+    max_history: int = Field(100, ge=0)  # messages
+    max_limit: int = Field(100, ge=1, le=1000)  # hits in one search
+    default_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(2048, ge=1)
+    max_answers: int = Field(8, ge=1)  # questions answered at once; more get 429
+
+    # Serve.
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+
+    @field_validator("chunk_overlap")
+    @classmethod
+    def _overlap_is_smaller(cls, overlap: int, info: Any) -> int:  # noqa: ANN401 - pydantic's type
+        if overlap * 2 > info.data.get("chunk_tokens", overlap * 2):
+            raise ValueError("must be at most half of chunk_tokens")
+        return overlap
+
+    @model_validator(mode="after")
+    def _defaults_within_limits(self) -> Self:
+        if self.default_new_tokens > self.max_new_tokens:
+            raise ValueError("default_new_tokens must not exceed max_new_tokens")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings calls
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - this by name
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def models(self) -> Profile:
+        """The profile's models with the ones that were set by name in their place."""
+        profile = PROFILES[self.profile]
+        return Profile(
+            self.embedder or profile.embedder,
+            self.reranker or profile.reranker,
+            self.generator or profile.generator,
+        )
+
+    @property
+    def catalog_url(self) -> str:
+        """The SQLAlchemy URL of the catalog."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data / 'catalog.sqlite'}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process; `overrides` that are None count as not given.
+
+    Raises InvalidInput naming every wrong value at once.
+    """
+    given: dict[str, Any] = {k: v for k, v in overrides.items() if v is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
+        )
+        raise InvalidInput(
+            f"Wrong settings: {wrong}.",
+            hint="Set them as RAG_<NAME> in the environment or in ragstone.toml.",
+        ) from None

@@ -1,0 +1,154 @@
+"""Vectors and payloads in Qdrant: `edge.py` in the process, `server.py` a server or cluster.
+
+Both hold the same points and rank alike: cosine over the dense vectors, and BM25 as a sparse
+vector with Qdrant's IDF modifier, its term weights computed here by the same class for both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+from uuid import UUID, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_edge import Bm25, Bm25Config, SparseVector
+
+from rag.errors import InvalidInput
+from rag.store.filters import Condition
+from rag.types import Chunk, Scope
+
+DENSE = "dense"
+BM25 = "bm25"
+KEYWORDS = ("tenant", "document_id", "source")
+INTEGERS = ("generation", "page")
+
+_POINT_IDS = UUID("6f1c58ab-3f0c-4d0e-9a55-0d6f7a8f5b61")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A collection's place in the store: its physical name, dimension and BM25 language."""
+
+    physical: str
+    dim: int
+    language: str = "english"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A chunk with its vector, float32 (dim,), unit length."""
+
+    id: str
+    chunk: Chunk
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A chunk that one retriever returned, with that retriever's score."""
+
+    id: str
+    score: float
+    chunk: Chunk
+
+
+class VectorStore(Protocol):
+    """What a store does. Every call is within a scope; all are safe to repeat."""
+
+    def create(self, index: Index) -> None:
+        """Make room for a collection; nothing happens when it is there."""
+
+    def drop(self, index: Index) -> None:
+        """Remove a collection with all its points."""
+
+    def upsert(self, scope: Scope, index: Index, points: Sequence[Point]) -> None:
+        """Write points; the same id again replaces."""
+
+    def flush(self, index: Index) -> None:
+        """Return when what was written would survive a power cut."""
+
+    def search(
+        self,
+        scope: Scope,
+        index: Index,
+        *,
+        vector: NDArray[np.float32] | None,
+        text: str | None,
+        conditions: Sequence[Condition],
+        limit: int,
+    ) -> tuple[list[Found], list[Found]]:
+        """(dense, BM25) rankings in one batch; None for `vector` or `text` leaves one empty."""
+
+    def delete(
+        self, scope: Scope, index: Index, document_id: str, generations: Sequence[int]
+    ) -> None:
+        """Delete the points of these generations of a document."""
+
+    def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
+        """How many points there are, of all generations."""
+
+    def ping(self) -> None:
+        """Raise StoreUnreachable when the store does not answer."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+
+
+def point_id(tenant: str, collection_id: int, chunk: Chunk) -> str:
+    """UUIDv5 of what a chunk is, so that a repeated step writes the same points."""
+    name = (tenant, collection_id, chunk.document_id, chunk.generation, chunk.index)
+    return str(uuid5(_POINT_IDS, repr(name)))
+
+
+@lru_cache(maxsize=64)
+def bm25(language: str) -> Bm25:
+    """BM25 with a language's stemmer and stop words. Raises InvalidInput for an unknown one."""
+    try:
+        return Bm25(Bm25Config(language=language))
+    except ValueError as error:
+        raise InvalidInput(
+            f"BM25 knows no language {language!r}.",
+            hint="Use an English name in lower case, such as english, german, spanish or french.",
+        ) from error
+
+
+def sparse_document(index: Index, chunk: Chunk) -> SparseVector:
+    """The chunk's BM25 term weights (the IDF is the store's part)."""
+    return bm25(index.language).embed_document(chunk.embedded_text)
+
+
+def sparse_query(index: Index, text: str) -> SparseVector:
+    """The question's terms, each with weight 1."""
+    return bm25(index.language).embed_query(text)
+
+
+def payload(scope: Scope, chunk: Chunk) -> dict[str, Any]:
+    """What is stored beside a chunk's vectors: all of it."""
+    return {
+        "tenant": scope.tenant,
+        "document_id": chunk.document_id,
+        "generation": chunk.generation,
+        "index": chunk.index,
+        "title": chunk.title,
+        "text": chunk.text,
+        "start": chunk.start,
+        "end": chunk.end,
+        "tokens": chunk.tokens,
+        "page": chunk.page,
+        "headings": list(chunk.headings),
+        "source": chunk.source,
+        "metadata": dict(chunk.metadata),
+    }
+
+
+def chunk_of(stored: dict[str, Any]) -> Chunk:
+    """The chunk back from its payload."""
+    fields = {key: value for key, value in stored.items() if key != "tenant"}
+    fields["headings"] = tuple(fields["headings"])
+    return Chunk(**fields)
+
+
+def ranked(found: list[Found]) -> list[Found]:
+    """Best first, ties by id: the engines return ties in varying order."""
+    return sorted(found, key=lambda hit: (-hit.score, hit.id))

@@ -1,0 +1,236 @@
+"""Qdrant Edge: the engine in this process, one shard per collection below the data folder."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import qdrant_edge as qe
+from numpy.typing import NDArray
+
+from rag.errors import DataFolderBusy, NotFound, StorageFull
+from rag.store import (
+    BM25,
+    DENSE,
+    INTEGERS,
+    KEYWORDS,
+    Found,
+    Index,
+    Point,
+    chunk_of,
+    payload,
+    ranked,
+    sparse_document,
+    sparse_query,
+)
+from rag.store.filters import AnyOf, Condition, Not, Range
+from rag.types import Scope
+
+
+class EdgeStore:
+    """Holds the folder's lock while open: a shard can be open in one process only."""
+
+    def __init__(self, folder: Path, *, min_free_bytes: int = 0) -> None:
+        self._folder = folder
+        self._min_free_bytes = min_free_bytes
+        self._shards: dict[str, qe.EdgeShard] = {}
+        self._guard = threading.RLock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder / "in-use-by.json")
+
+    def create(self, index: Index) -> None:
+        """Make room for a collection; nothing happens when it is there."""
+        with self._guard:
+            if index.physical in self._shards or self._path(index).exists():
+                return
+            self._check_space()
+            # Built aside and renamed: a crash half-way leaves no folder that looks like a shard.
+            aside = self._folder / f"{index.physical}.new"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            shard = qe.EdgeShard.create(str(aside), _config(index.dim))
+            for field in KEYWORDS:
+                schema = qe.PayloadSchemaType.Keyword
+                shard.update(qe.UpdateOperation.create_field_index(field, schema))
+            for field in INTEGERS:
+                schema = qe.PayloadSchemaType.Integer
+                shard.update(qe.UpdateOperation.create_field_index(field, schema))
+            shard.flush()
+            shard.close()
+            aside.rename(self._path(index))
+
+    def drop(self, index: Index) -> None:
+        """Remove a collection with all its points."""
+        with self._guard:
+            shard = self._shards.pop(index.physical, None)
+            if shard is not None:
+                shard.close()
+            shutil.rmtree(self._path(index), ignore_errors=True)
+
+    def upsert(self, scope: Scope, index: Index, points: Sequence[Point]) -> None:
+        """Write points; the same id again replaces. Raises StorageFull before the disk is."""
+        if not points:
+            return
+        self._check_space()
+        batch = [
+            qe.Point(
+                point.id,
+                {DENSE: point.vector.tolist(), BM25: sparse_document(index, point.chunk)},
+                payload(scope, point.chunk),
+            )
+            for point in points
+        ]
+        self._shard(index).update(qe.UpdateOperation.upsert_points(batch))
+
+    def flush(self, index: Index) -> None:
+        """Return when what was written would survive a power cut."""
+        self._shard(index).flush()
+
+    def search(
+        self,
+        scope: Scope,
+        index: Index,
+        *,
+        vector: NDArray[np.float32] | None,
+        text: str | None,
+        conditions: Sequence[Condition],
+        limit: int,
+    ) -> tuple[list[Found], list[Found]]:
+        """(dense, BM25) rankings in one batch; None for `vector` or `text` leaves one empty."""
+        queries: dict[str, qe.Query] = {}
+        if vector is not None:
+            queries[DENSE] = qe.Query.Nearest(vector.tolist(), using=DENSE)
+        sparse = sparse_query(index, text) if text is not None else None
+        if sparse is not None and sparse.indices:
+            queries[BM25] = qe.Query.Nearest(sparse, using=BM25)
+        where = _filter(scope, conditions)
+        batch = [
+            qe.QueryRequest(limit, query=query, filter=where, with_payload=True)
+            for query in queries.values()
+        ]
+        results = self._shard(index).query_batch(qe.QueryBatchRequest(batch)) if batch else []
+        found = dict(zip(queries, results, strict=True))
+        return _found(found.get(DENSE, [])), _found(found.get(BM25, []))
+
+    def delete(
+        self, scope: Scope, index: Index, document_id: str, generations: Sequence[int]
+    ) -> None:
+        """Delete the points of these generations of a document."""
+        where = _filter(
+            scope,
+            [AnyOf("document_id", (document_id,)), AnyOf("generation", tuple(generations))],
+        )
+        self._shard(index).update(qe.UpdateOperation.delete_points_by_filter(where))
+
+    def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
+        """How many points there are, of all generations."""
+        only = [AnyOf("document_id", (document_id,))] if document_id is not None else []
+        request = qe.CountRequest(exact=True, filter=_filter(scope, only))
+        return self._shard(index).count(request)
+
+    def ping(self) -> None:
+        """Raise StorageFull when there is no room to write."""
+        self._check_space()
+
+    def close(self) -> None:
+        """Flush and close every shard, then let the folder go."""
+        with self._guard:
+            for shard in self._shards.values():
+                shard.flush()
+                shard.close()
+            self._shards.clear()
+            self._lock.close()
+
+    def _path(self, index: Index) -> Path:
+        return self._folder / index.physical
+
+    def _shard(self, index: Index) -> qe.EdgeShard:
+        with self._guard:
+            if index.physical not in self._shards:
+                path = self._path(index)
+                if not path.exists():
+                    raise NotFound(
+                        f"The vectors of this collection are missing from {path}.",
+                        hint="Restore the data folder from a backup, or delete the collection.",
+                    )
+                self._shards[index.physical] = qe.EdgeShard.load(str(path))
+            return self._shards[index.physical]
+
+    def _check_space(self) -> None:
+        # The engine maps its files: a write beyond the end of the disk would kill the process
+        # with SIGBUS, so there has to be room before it starts.
+        free = shutil.disk_usage(self._folder).free
+        if free < self._min_free_bytes:
+            raise StorageFull(
+                f"Only {free / 2**20:.0f} MB are free below {self._folder},"
+                f" {self._min_free_bytes / 2**20:.0f} MB must stay free.",
+                hint="Free some space, or lower RAG_MIN_FREE_BYTES.",
+            )
+
+
+def _lock(path: Path) -> IO[str]:
+    """The open lock file; closing it, or the process's end however it came, releases the lock."""
+    lock = path.open("a+", encoding="utf8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read()
+        lock.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise _busy(path, owner) from None
+    lock.truncate(0)
+    json.dump({"pid": os.getpid(), "command": " ".join(sys.argv)[:500]}, lock)
+    lock.flush()
+    return lock
+
+
+def _busy(path: Path, owner: str) -> DataFolderBusy:
+    try:
+        holder: dict[str, Any] = json.loads(owner)
+    except ValueError:  # the other process is between locking and writing its name
+        holder = {}
+    return DataFolderBusy(
+        f"The data folder {path.parent.parent} is in use by process"
+        f" {holder.get('pid', '?')} ({holder.get('command', 'unknown command')}).",
+        hint="Stop that process, talk to its API, or use another folder with --data.",
+    )
+
+
+def _config(dim: int) -> qe.EdgeConfig:
+    return qe.EdgeConfig(
+        vectors={DENSE: qe.EdgeVectorParams(dim, qe.Distance.Cosine)},
+        sparse_vectors={BM25: qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
+    )
+
+
+def _found(points: Sequence[qe.ScoredPoint]) -> list[Found]:
+    return ranked([Found(str(p.id), p.score, chunk_of(p.payload or {})) for p in points])
+
+
+def _filter(scope: Scope, conditions: Sequence[Condition]) -> qe.Filter:
+    tenant = qe.FieldCondition("tenant", match=qe.MatchValue(scope.tenant))
+    must = [_field(c) for c in conditions if not isinstance(c, Not)]
+    must_not = [_field(c.condition) for c in conditions if isinstance(c, Not)]
+    return qe.Filter(must=[tenant, *must], must_not=[*must_not])
+
+
+def _field(condition: AnyOf | Range) -> qe.FieldCondition:
+    if isinstance(condition, Range):
+        bounds = qe.RangeFloat(
+            gt=condition.gt, gte=condition.gte, lt=condition.lt, lte=condition.lte
+        )
+        return qe.FieldCondition(condition.key, range=bounds)
+    # Edge 0.9.0 takes Python's True for the integer 1; numpy's stays a boolean.
+    values: list[Any] = [np.bool_(v) if isinstance(v, bool) else v for v in condition.values]
+    if len(values) == 1:
+        return qe.FieldCondition(condition.key, match=qe.MatchValue(values[0]))
+    return qe.FieldCondition(condition.key, match=qe.MatchAny(values))

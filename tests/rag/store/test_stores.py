@@ -1,0 +1,233 @@
+"""One suite, both stores: what one does, the other does."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from rag.errors import DataFolderBusy, InvalidInput, NotFound, StorageFull, StoreUnreachable
+from rag.store import Index, Point, VectorStore, point_id
+from rag.store.edge import EdgeStore
+from rag.store.filters import parse_filter
+from rag.store.server import ServerStore, connect
+from rag.types import Chunk, Scope
+
+MINE = Scope("mine")
+THEIRS = Scope("theirs")
+INDEX = Index("shelf", dim=4)
+
+SERVER = os.environ.get("RAG_TEST_QDRANT_URL")
+
+
+@pytest.fixture(params=["edge", "client-in-memory", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
+    opened: VectorStore
+    if request.param == "edge":
+        opened = EdgeStore(tmp_path)
+    elif request.param == "server":
+        if SERVER is None:
+            pytest.skip("RAG_TEST_QDRANT_URL names no Qdrant server")
+        opened = connect(SERVER)
+    else:
+        opened = ServerStore(QdrantClient(":memory:"), address=":memory:")
+    opened.create(INDEX)
+    yield opened
+    opened.drop(INDEX)
+    opened.close()
+
+
+def point(document: str, vector: list[float], text: str, *, scope: Scope = MINE, **more) -> Point:
+    chunk = Chunk(
+        document_id=document,
+        generation=more.pop("generation", 1),
+        index=more.pop("index", 0),
+        title="",
+        text=text,
+        start=0,
+        end=len(text),
+        tokens=3,
+        **more,
+    )
+    unit = np.array(vector, dtype=np.float32)
+    return Point(point_id(scope.tenant, 1, chunk), chunk, unit / np.linalg.norm(unit))
+
+
+def search(store, *, vector=None, text=None, scope=MINE, where=None, limit=10):
+    query = np.array(vector, dtype=np.float32) if vector else None
+    dense, bm25 = store.search(
+        scope, INDEX, vector=query, text=text, conditions=parse_filter(where), limit=limit
+    )
+    return [hit.chunk.document_id for hit in dense], [hit.chunk.document_id for hit in bm25]
+
+
+LIGHTS = [
+    point(
+        "bell", [1, 0, 0, 0], "Stevenson built the Bell Rock", metadata={"year": 1811, "by": "S"}
+    ),
+    point(
+        "eddy", [1, 1, 0, 0], "Smeaton built Eddystone", metadata={"year": 1759, "by": "Smeaton"}
+    ),
+    point(
+        "fast", [0, 0, 1, 0], "Fastnet marks a rock", metadata={"year": 1904, "lit": True}, page=2
+    ),
+]
+
+
+def test_dense_ranks_by_cosine_and_bm25_by_rare_words(store):
+    store.upsert(MINE, INDEX, LIGHTS)
+    # Cosines with (1, 0, 0, 0): bell 1, eddy 1/sqrt(2), fast 0. "eddystone" is in one text only.
+    dense, bm25 = store.search(
+        MINE,
+        INDEX,
+        vector=np.array([1, 0, 0, 0], dtype=np.float32),
+        text="the Eddystone",
+        conditions=(),
+        limit=10,
+    )
+    assert [hit.chunk.document_id for hit in dense] == ["bell", "eddy", "fast"]
+    assert [hit.score for hit in dense] == pytest.approx([1, 0.5**0.5, 0], abs=1e-6)
+    assert [hit.chunk.document_id for hit in bm25] == ["eddy"]
+    assert bm25[0].chunk == LIGHTS[1].chunk  # everything of the chunk came back
+
+
+def test_bm25_stems_and_drops_stop_words(store):
+    store.upsert(MINE, INDEX, LIGHTS)
+    assert search(store, text="rocks")[1] == ["fast", "bell"]  # the shorter text ranks first
+    assert search(store, text="the") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"by": "Smeaton"}, {"eddy"}),
+        ({"by": ["Smeaton", "S"]}, {"eddy", "bell"}),
+        ({"year": 1811}, {"bell"}),
+        ({"year": {"gte": 1811, "lt": 1904}}, {"bell"}),
+        ({"year": {"gt": 1811}}, {"fast"}),
+        ({"year": {"lte": 1811}, "by": "S"}, {"bell"}),
+        ({"lit": True}, {"fast"}),
+        ({"not": {"by": "S"}}, {"eddy", "fast"}),
+        ({"not": {"year": {"gte": 1800}}}, {"eddy"}),
+        ({"page": 2}, {"fast"}),
+        ({"document_id": ["bell", "nobody"]}, {"bell"}),
+        ({"by": "nobody"}, set()),
+        ({"never seen": 1}, set()),
+    ],
+)
+def test_filters(store, where, expected):
+    store.upsert(MINE, INDEX, LIGHTS)
+    dense, bm25 = search(store, vector=[1, 1, 1, 1], text="built rock", where=where)
+    assert set(dense) == expected
+    assert set(bm25) == expected  # every text holds "built" or "rock"
+
+
+def test_a_scope_sees_its_own_tenant_only(store):
+    store.upsert(MINE, INDEX, LIGHTS[:1])
+    store.upsert(THEIRS, INDEX, [point("secret", [1, 0, 0, 0], "Bell Rock", scope=THEIRS)])
+    assert search(store, vector=[1, 0, 0, 0], text="rock") == (["bell"], ["bell"])
+    assert search(store, vector=[1, 0, 0, 0], text="rock", scope=THEIRS) == (["secret"],) * 2
+    store.delete(MINE, INDEX, "secret", [1])
+    assert store.count(THEIRS, INDEX) == 1
+    assert store.count(MINE, INDEX) == 1
+
+
+def test_the_same_point_again_replaces(store):
+    store.upsert(MINE, INDEX, LIGHTS)
+    store.upsert(MINE, INDEX, LIGHTS)
+    assert store.count(MINE, INDEX) == 3
+
+
+def test_delete_takes_the_named_generations_only(store):
+    old = point("bell", [1, 0, 0, 0], "old", generation=1)
+    new = point("bell", [1, 0, 0, 0], "new", generation=2)
+    store.upsert(MINE, INDEX, [old, new, LIGHTS[1]])
+    store.delete(MINE, INDEX, "bell", [1])
+    assert store.count(MINE, INDEX, "bell") == 1
+    dense, _ = store.search(
+        MINE,
+        INDEX,
+        vector=np.array([1, 0, 0, 0], dtype=np.float32),
+        text=None,
+        conditions=(),
+        limit=5,
+    )
+    assert [hit.chunk.text for hit in dense] == ["new", LIGHTS[1].chunk.text]
+
+
+def test_equal_scores_come_back_by_point_id(store):
+    points = [point(f"d{n}", [1, 0, 0, 0], "same words here") for n in range(20)]
+    store.upsert(MINE, INDEX, points)
+    dense, bm25 = store.search(
+        MINE,
+        INDEX,
+        vector=np.array([1, 0, 0, 0], dtype=np.float32),
+        text="words",
+        conditions=(),
+        limit=20,
+    )
+    expected = sorted(p.id for p in points)
+    assert [hit.id for hit in dense] == expected
+    assert [hit.id for hit in bm25] == expected
+
+
+def test_create_twice_keeps_what_is_there(store):
+    store.upsert(MINE, INDEX, LIGHTS)
+    store.create(INDEX)
+    assert store.count(MINE, INDEX) == 3
+
+
+def test_another_bm25_language(store):
+    german = Index("shelf", dim=4, language="german")
+    store.upsert(MINE, german, [point("de", [1, 0, 0, 0], "Die Leuchttürme der Küste")])
+    _, found = store.search(MINE, german, vector=None, text="Leuchtturm", conditions=(), limit=5)
+    assert [hit.chunk.document_id for hit in found] == ["de"]  # the German stemmer, umlauts too
+    with pytest.raises(InvalidInput, match="klingon"):
+        store.search(
+            MINE,
+            Index("shelf", dim=4, language="klingon"),
+            vector=None,
+            text="x",
+            conditions=(),
+            limit=1,
+        )
+
+
+def test_edge_survives_reopening_and_a_second_process_is_told_who_holds_it(tmp_path):
+    first = EdgeStore(tmp_path / "vectors")
+    first.create(INDEX)
+    first.upsert(MINE, INDEX, LIGHTS)
+    with pytest.raises(DataFolderBusy, match=f"process {os.getpid()}"):
+        EdgeStore(tmp_path / "vectors")
+    first.close()
+    second = EdgeStore(tmp_path / "vectors")
+    assert second.count(MINE, INDEX) == 3
+    second.close()
+
+
+def test_edge_stops_before_the_disk_is_full(tmp_path):
+    store = EdgeStore(tmp_path, min_free_bytes=0)
+    store.create(INDEX)
+    store.close()
+    full = EdgeStore(tmp_path, min_free_bytes=2**62)
+    with pytest.raises(StorageFull, match="must stay free"):
+        full.upsert(MINE, INDEX, LIGHTS)
+    assert full.count(MINE, INDEX) == 0  # reading goes on
+    full.close()
+
+
+def test_edge_names_a_missing_shard(tmp_path):
+    store = EdgeStore(tmp_path)
+    with pytest.raises(NotFound, match="missing"):
+        store.count(MINE, INDEX)
+    store.close()
+
+
+@pytest.mark.parametrize("grpc_port", [None, 1])
+def test_an_unreachable_server_is_named(grpc_port):
+    store = connect("http://127.0.0.1:1", grpc_port=grpc_port, timeout=2)
+    with pytest.raises(StoreUnreachable, match=r"http://127\.0\.0\.1:1 does not answer"):
+        store.create(INDEX)
+    store.close()
