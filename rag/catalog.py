@@ -79,6 +79,7 @@ documents = sa.Table(
     sa.Column("media_type", sa.String(200), nullable=False),
     sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("updated_at", _Time, nullable=False),
 )
@@ -113,7 +114,10 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class DocumentRecord:
-    """A live document as users see it."""
+    """A live document as users see it.
+
+    `fingerprint` covers everything that it was made from: the same again means no work.
+    """
 
     id: str
     generation: int
@@ -122,6 +126,7 @@ class DocumentRecord:
     media_type: str
     metadata: Metadata
     content_hash: str
+    fingerprint: str
     text_hash: str
     chunks: int
     tokens: int
@@ -143,6 +148,7 @@ class Revision:
     media_type: str
     metadata: Metadata
     content_hash: str
+    fingerprint: str
     chunks: int
     tokens: int
     pages: int
@@ -314,11 +320,9 @@ class Catalog:
             if live is not None and live.generation > revision.generation:
                 _mark_stale(connection, [revision.generation])
                 return False
+            self._make_live(connection, found, revision, replace=live is not None)
             if live is not None:
                 self._count(connection, found, live.generation, -1)
-                # The document's row points at the new generation before the old one goes stale.
-            self._make_live(connection, found, revision, live is not None)
-            if live is not None:
                 _mark_stale(connection, [live.generation])
         return True
 
@@ -406,7 +410,7 @@ class Catalog:
         ).one_or_none()
 
     def _make_live(
-        self, connection: sa.Connection, found: Collection, revision: Revision, replace: bool
+        self, connection: sa.Connection, found: Collection, revision: Revision, *, replace: bool
     ) -> None:
         now = datetime.now(UTC)
         connection.execute(
@@ -429,6 +433,7 @@ class Catalog:
             "media_type": revision.media_type,
             "metadata": dict(revision.metadata),
             "content_hash": revision.content_hash,
+            "fingerprint": revision.fingerprint,
             "updated_at": now,
         }
         key = {"collection_id": found.id, "document_id": revision.document_id}

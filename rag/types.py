@@ -56,6 +56,8 @@ class Chunk:
 
     `tokens` counts what the embedder sees: title, heading path and text with special tokens.
     `page` is the page of the first character, 1-based, None where the format has no pages.
+    `lead` is the white space between the chunk before and this one, so that neighbours can be
+    merged into exactly what the document says.
     """
 
     document_id: str
@@ -68,6 +70,7 @@ class Chunk:
     tokens: int
     page: int | None = None
     headings: tuple[str, ...] = ()
+    lead: str = ""
     source: str = ""
     metadata: Metadata = field(default_factory=dict)
 
@@ -118,9 +121,15 @@ class Passage:
     headings: tuple[str, ...]
     source: str
     scores: Scores
-    # (offset in the document, page) of every chunk merged here, so that a quote late in the
-    # passage gets its own page and headings and not those of the first chunk.
-    places: tuple[tuple[int, int | None, tuple[str, ...]], ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+
+    def place(self, offset: int) -> tuple[int | None, tuple[str, ...]]:
+        """(page, headings) of the chunk that holds a document offset.
+
+        A quote late in a merged passage has its own page, not that of the passage's start.
+        """
+        holding = [chunk for chunk in self.chunks if chunk.start <= offset]
+        return (holding[-1].page, holding[-1].headings) if holding else (self.page, self.headings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +226,31 @@ class DocumentReport:
     warnings: Sequence[str] = ()
     error: str = ""
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Event of an answer in the making: the hits that it will be made from."""
+
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Event of an answer in the making: the next piece of its text."""
+
+    text: str
+
+
+AnswerEvent = Retrieved | TextPiece | Citation | Answer
+"""What `Orchestrator.stream` yields, in this order; the `Answer` comes last and holds it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the ingestion of one document is. `stage` is parse, split, embed or store."""
+
+    source: str
+    stage: str
+    done: int = 0
+    total: int = 0

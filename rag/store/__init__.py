@@ -137,6 +137,7 @@ def payload(scope: Scope, chunk: Chunk) -> dict[str, Any]:
         "tokens": chunk.tokens,
         "page": chunk.page,
         "headings": list(chunk.headings),
+        "lead": chunk.lead,
         "source": chunk.source,
         "metadata": dict(chunk.metadata),
     }

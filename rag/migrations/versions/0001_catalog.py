@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("media_type", sa.String(200), nullable=False),
         sa.Column("metadata", sa.JSON(), nullable=False),
         sa.Column("content_hash", sa.String(64), nullable=False),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
     )

@@ -1,0 +1,40 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+# The environment is made once; delete .venv to have it made again.
+
+PYTHON ?= python3
+PROFILE ?=
+BIN := .venv/bin
+
+.PHONY: demo test serve lint format clean
+
+demo: .venv/installed
+	$(BIN)/rag demo $(if $(PROFILE),--profile $(PROFILE))
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+serve: .venv/installed
+	$(BIN)/rag serve $(if $(PROFILE),--profile $(PROFILE))
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+# The pins in constraints.txt make every machine the same; a changed pin installs again.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ragstone needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,postgres]'
+	touch $@

@@ -1,0 +1,139 @@
+"""Collections: made, dropped, and their pipeline: what their vectors were made with."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from rag.catalog import Collection
+from rag.embed import Embedder
+from rag.errors import Conflict, InvalidInput, NotFound, PipelineMismatch
+from rag.parse import PARSER
+from rag.parts import Parts
+from rag.settings import FusionName, Settings
+from rag.sources import Source
+from rag.split import SPLITTER
+from rag.store import Index, bm25
+from rag.types import Scope
+
+SETTINGS = {"bm25_language", "fusion"}
+
+
+def create(
+    parts: Parts,
+    scope: Scope,
+    name: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    system_prompt: str = "",
+    answer_language: str = "",
+) -> Collection:
+    """A new, empty collection for the models that are configured. Raises Conflict."""
+    check_settings(settings or {})
+    made = parts.catalog.create_collection(
+        scope,
+        name,
+        pipeline(parts.settings, parts.embedder),
+        settings=settings,
+        system_prompt=system_prompt,
+        answer_language=answer_language,
+    )
+    parts.store.create(index_of(made))
+    return made
+
+
+def ensure(parts: Parts, scope: Scope, name: str) -> Collection:
+    """The collection of that name, made if there is none."""
+    try:
+        return parts.catalog.collection(scope, name)
+    except NotFound:
+        pass
+    try:
+        return create(parts, scope, name)
+    except Conflict:  # another process was faster
+        return parts.catalog.collection(scope, name)
+
+
+def drop(parts: Parts, scope: Scope, name: str) -> None:
+    """Delete a collection with all that it holds. Raises NotFound."""
+    dropped = parts.catalog.delete_collection(scope, name)
+    parts.store.drop(index_of(dropped))
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a collection setting that does not exist or has a wrong value."""
+    unknown = sorted(set(settings) - SETTINGS)
+    if unknown:
+        raise InvalidInput(
+            f"A collection has no setting {', '.join(unknown)}.",
+            hint=f"There are: {', '.join(sorted(SETTINGS))}.",
+        )
+    if settings.get("fusion", "dbsf") not in get_args(FusionName):
+        raise InvalidInput(f"fusion must be one of {', '.join(get_args(FusionName))}.")
+    bm25(str(settings.get("bm25_language", "english")))
+
+
+def pipeline(settings: Settings, embedder: Embedder) -> dict[str, Any]:
+    """The fingerprint of a collection that is made now."""
+    return {
+        "embedder": embedder.fingerprint,
+        "dim": embedder.dim,
+        "chunk_tokens": min(settings.chunk_tokens, embedder.max_tokens),
+        "chunk_overlap": settings.chunk_overlap,
+    }
+
+
+def index_of(collection: Collection) -> Index:
+    """The collection's place in the store."""
+    language = collection.settings.get("bm25_language", "english")
+    return Index(collection.physical, collection.pipeline["dim"], language)
+
+
+def fusion_of(collection: Collection, settings: Settings) -> FusionName:
+    """The collection's own way to fuse, or the configured one."""
+    fusion: FusionName = collection.settings.get("fusion", settings.fusion)
+    return fusion
+
+
+def check_embedder(collection: Collection, embedder: Embedder) -> None:
+    """Vectors of different models do not compare. Raises PipelineMismatch."""
+    built = collection.pipeline["embedder"]
+    if built == embedder.fingerprint:
+        return
+    differs = ", ".join(k for k, v in embedder.fingerprint.items() if built.get(k) != v)
+    raise PipelineMismatch(
+        f"Collection {collection.name!r} was built with {built['id']}, and {embedder.id} is"
+        f" configured (they differ in {differs}).",
+        hint=f"Set RAG_EMBEDDER={built['id']} (or --profile), or ingest into a new collection.",
+    )
+
+
+def split_options(
+    parts: Parts, collection: Collection, source: Source, generation: int
+) -> dict[str, Any]:
+    """How `split_document` cuts for this collection: its own sizes, not today's settings."""
+    return {
+        "document_id": source.document_id,
+        "generation": generation,
+        "tokenizer": parts.embedder.tokenizer,
+        "chunk_tokens": collection.pipeline["chunk_tokens"],
+        "overlap": collection.pipeline["chunk_overlap"],
+        "instruction": parts.embedder.preset.passage_instruction,
+        "source": source.origin,
+        "metadata": source.metadata,
+    }
+
+
+def source_fingerprint(source: Source, content_hash: str) -> str:
+    """Everything that a document is made from; the same again means no work."""
+    made_from: Mapping[str, Any] = {
+        "content": content_hash,
+        "origin": source.origin,
+        "title": source.title,
+        "media_type": source.media_type,
+        "metadata": dict(source.metadata),
+        "text": source.text is not None,
+        "parser": PARSER,
+        "splitter": SPLITTER,
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

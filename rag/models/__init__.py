@@ -1,0 +1,1 @@
+"""The models: what each needs, where its files are, and the engines that run it."""

@@ -1,0 +1,183 @@
+"""The contents page: everything that Ragstone does, each step a call into the file of its name.
+
+ask:     question -> condense -> retrieve -> rerank -> pack -> generate -> cite
+ingest:  bytes -> parse -> split -> embed -> store   (visible all at once or not at all)
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from rag import collection as shelf
+from rag import ingest as steps
+from rag import types as t
+from rag.answer import compose
+from rag.cite import cite
+from rag.condense import condense
+from rag.errors import InvalidInput, NotFound
+from rag.generate import Request, refuse
+from rag.pack import pack
+from rag.parts import Parts, open_parts
+from rag.question import check_question, check_search
+from rag.rerank import rerank as by_relevance
+from rag.retrieve import Mode, retrieve
+from rag.sampling import Sampling
+from rag.settings import load_settings
+from rag.sources import Source, find
+from rag.split import split_document
+from rag.store.filters import parse_filter
+from rag.support import assess
+from rag.timing import Timings
+
+
+class Orchestrator:
+    """Ragstone within one scope; thread-safe. `within` gives the same through another scope."""
+
+    def __init__(self, parts: Parts, scope: t.Scope) -> None:
+        self.parts = parts
+        self.scope = scope
+
+    @classmethod
+    def open(cls, data: str | Path | None = None, **settings: object) -> Self:
+        """Open a data folder; `settings` win over those of the environment."""
+        return cls(open_parts(load_settings(data=data, **settings)), t.Scope("default"))
+
+    def within(self, scope: t.Scope) -> "Orchestrator":
+        """The same stores and models through another scope."""
+        return Orchestrator(self.parts, scope)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.parts.close()
+
+    def ask(self, question: str, **options: Any) -> t.Answer:  # noqa: ANN401 - those of `stream`
+        """The whole answer. Takes the options of `stream`."""
+        *_, answer = self.stream(question, **options)
+        assert isinstance(answer, t.Answer)
+        return answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        collection: str = "default",
+        history: Sequence[t.Message] = (),
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        filter: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[t.AnswerEvent]:
+        """The answer in the making; the last event is the whole `Answer`. Closing it stops it."""
+        parts, timings = self.parts, Timings()
+        check_question(question, history, sampling, parts.settings)
+        shelved, generator = parts.catalog.collection(self.scope, collection), parts.generator
+        with timings.stage("condense"):
+            standalone, notes = condense(question, history, generator)
+        limit = limit or parts.settings.rerank_limit
+        found = self.search(standalone, collection=collection, filter=filter, limit=limit)
+        timings.add(found.timings)
+        yield t.Retrieved(found.hits)
+        with timings.stage("pack"):
+            budget = parts.settings.context_tokens
+            context = pack(found.hits, budget=budget, count_tokens=generator.count_tokens)
+            frequencies = parts.frequencies(self.scope, shelved)
+            request = Request(standalone, context, frequencies, sampling, history, shelved)
+        with timings.stage("support"):
+            support = assess(request, found.hits, parts)
+        with timings.stage("generate"):
+            generated = generator.answer(request) if support.enough else refuse(context)
+            text = ""
+            with generated.stream as pieces:
+                for piece in pieces:
+                    text += piece
+                    yield t.TextPiece(piece)
+        with timings.stage("cite"):
+            cited = cite(text, generated.context, generated.quotes)
+        yield from cited.citations
+        yield compose(request, found, support, generated, cited, parts, timings, notes)
+
+    def search(
+        self,
+        question: str,
+        *,
+        collection: str = "default",
+        limit: int = 10,
+        mode: Mode = "hybrid",
+        rerank: bool = True,
+        filter: Mapping[str, Any] | None = None,
+    ) -> t.SearchResult:
+        """The best hits, best first."""
+        parts, timings, settings = self.parts, Timings(), self.parts.settings
+        check_search(question, limit, settings)
+        conditions = parse_filter(filter)
+        found = parts.catalog.collection(self.scope, collection)
+        shelf.check_embedder(found, parts.embedder)
+        with timings.stage("embed"):
+            vector = parts.embedder.embed_queries([question])[0] if mode != "bm25" else None
+        with timings.stage("retrieve"):
+            hits, cuts = retrieve(
+                parts.store,
+                self.scope,
+                shelf.index_of(found),
+                question=question,
+                vector=vector,
+                mode=mode,
+                fusion=shelf.fusion_of(found, settings),
+                conditions=conditions,
+                limit=max(settings.retrieve_limit, limit),
+                live=parts.live_generations(self.scope, found),
+            )
+        if rerank and parts.reranker is not None:
+            with timings.stage("rerank"):
+                depth = max(settings.rerank_limit, limit)
+                frequencies = parts.frequencies(self.scope, found)
+                hits = by_relevance(question, hits, parts.reranker, depth, frequencies)
+        return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts))
+
+    def ingest(
+        self,
+        *paths: str | Path,
+        collection: str = "default",
+        metadata: t.Metadata | None = None,
+        on_progress: steps.OnProgress = steps.ignore,
+    ) -> list[t.DocumentReport]:
+        """Ingest files and folders, a report each; a file that fails does not stop the others."""
+        shelf.ensure(self.parts, self.scope, collection)
+        reports = []
+        for source in find(paths, metadata=metadata):
+            try:
+                reports.append(self.add(source, collection=collection, on_progress=on_progress))
+            except (InvalidInput, NotFound) as error:
+                reports.append(steps.failed(source, error))
+        return reports
+
+    def add(
+        self,
+        source: Source,
+        *,
+        collection: str = "default",
+        on_progress: steps.OnProgress = steps.ignore,
+    ) -> t.DocumentReport:
+        """Ingest one document; until the flip, searches see what was there before."""
+        parts, scope, settings = self.parts, self.scope, self.parts.settings
+        found = parts.catalog.collection(scope, collection)
+        shelf.check_embedder(found, parts.embedder)
+        content = steps.read(source, settings)
+        if same := steps.unchanged(parts, scope, found, source, content):
+            return same
+        on_progress(t.Progress(source.name, "parse"))
+        document = steps.parse(source, content, settings)
+        with steps.generation(parts, scope, found, source, content, document) as opened:
+            split = split_document(document, **shelf.split_options(parts, found, source, opened))
+            for chunks, vectors in steps.embed(parts, split.chunks):
+                steps.store(parts, scope, found, chunks, vectors)
+                done, total = chunks[-1].index + 1, len(split.chunks)
+                on_progress(t.Progress(source.name, "embed", done, total))
+            return steps.flip(parts, scope, found, source, content, document, split, opened)
+
+    def delete(self, document_id: str, *, collection: str = "default") -> None:
+        """Delete a document: gone from answers when this returns, and its points with it."""
+        found = self.parts.catalog.collection(self.scope, collection)
+        self.parts.catalog.delete_document(self.scope, collection, document_id)
+        steps.purge(self.parts, self.scope, found, document_id)

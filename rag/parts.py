@@ -1,0 +1,138 @@
+"""What is built once for a process and shared by every call: stores and models.
+
+Models load on first use, each once, whoever asks first: `rag ls` needs none, ingesting no LM.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from rag.catalog import Catalog, Collection
+from rag.embed import Embedder, load_embedder
+from rag.generate import Generator, LanguageModelGenerator, QuoteGenerator
+from rag.models.load import resolve
+from rag.objects import ObjectStore
+from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
+from rag.retrieve import LiveGenerations
+from rag.settings import LATE_INTERACTION, NO_RERANKER, QUOTE, Settings
+from rag.store import VectorStore
+from rag.types import Scope
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Parts:
+    """Stores and lazily loaded models. Thread-safe."""
+
+    settings: Settings
+    catalog: Catalog
+    store: VectorStore
+    objects: ObjectStore
+    _loaded: dict[str, Any] = field(default_factory=dict)
+    _guard: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder. Raises ModelUnavailable."""
+        return self._once("embedder", self._load_embedder)
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """The reranker, None where the settings say `none`. Raises ModelUnavailable."""
+        return self._once("reranker", self._load_reranker)
+
+    @property
+    def generator(self) -> Generator:
+        """The generator. Raises ModelUnavailable."""
+        return self._once("generator", self._load_generator)
+
+    @property
+    def late_interaction(self) -> LateInteractionReranker:
+        """Late interaction over the embedder's token vectors, which needs nothing more."""
+        blend = self.settings.rerank_blend
+        return LateInteractionReranker(self.embedder, blend=blend)
+
+    def frequencies(self, scope: Scope, collection: Collection) -> Frequencies:
+        """Looks up in how many chunks of a collection tokens occur."""
+        return partial(self.catalog.token_document_frequencies, scope, collection.name)
+
+    def live_generations(self, scope: Scope, collection: Collection) -> LiveGenerations:
+        """Looks up which generations of documents are the live ones."""
+        return partial(self.catalog.live_generations, scope, collection.name)
+
+    def close(self) -> None:
+        """Release models, files and connections."""
+        with self._guard:
+            generator = self._loaded.get("generator")
+            if isinstance(generator, LanguageModelGenerator):
+                generator.model.close()
+            self._loaded.clear()
+            self.store.close()
+            self.catalog.close()
+
+    def _once(self, name: str, load: Callable[[], _T]) -> _T:
+        with self._guard:
+            if name not in self._loaded:
+                self._loaded[name] = load()
+            return cast(_T, self._loaded[name])
+
+    @property
+    def _device(self) -> str | None:
+        return None if self.settings.device == "auto" else self.settings.device
+
+    def _load_embedder(self) -> Embedder:
+        if self.settings.threads:
+            import torch
+
+            torch.set_num_threads(self.settings.threads)
+        return load_embedder(self.settings.models.embedder, device=self._device)
+
+    def _load_reranker(self) -> Reranker | None:
+        name = self.settings.models.reranker
+        if name == NO_RERANKER:
+            return None
+        if name == LATE_INTERACTION:
+            return self.late_interaction
+        from rag.models.torch import TorchCrossEncoder
+
+        return CrossEncoderReranker(name, TorchCrossEncoder(resolve(name), device=self._device))
+
+    def _load_generator(self) -> Generator:
+        name = self.settings.models.generator
+        if name == QUOTE:
+            return QuoteGenerator(self.late_interaction, most=self.settings.quote_sentences)
+        from rag.models.torch import TorchCausalLM
+
+        model = TorchCausalLM(resolve(name), device=self._device)
+        return LanguageModelGenerator(model, default_new_tokens=self.settings.default_new_tokens)
+
+
+def open_parts(settings: Settings) -> Parts:
+    """Open catalog and stores. Raises StoreUnreachable, DataFolderBusy, StorageFull."""
+    store = _open_store(settings)
+    try:
+        catalog = Catalog.open(settings.catalog_url)
+    except BaseException:
+        store.close()
+        raise
+    return Parts(settings, catalog, store, ObjectStore(settings.data / "objects"))
+
+
+def _open_store(settings: Settings) -> VectorStore:
+    if settings.qdrant_url is None:
+        from rag.store.edge import EdgeStore
+
+        return EdgeStore(settings.data / "vectors", min_free_bytes=settings.min_free_bytes)
+    from rag.store.server import connect
+
+    key = settings.qdrant_api_key
+    return connect(
+        settings.qdrant_url,
+        api_key=key.get_secret_value() if key else None,
+        grpc_port=settings.qdrant_grpc_port if settings.qdrant_grpc else None,
+        timeout=settings.qdrant_timeout,
+        ca_file=str(settings.qdrant_ca_file) if settings.qdrant_ca_file else None,
+    )

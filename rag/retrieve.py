@@ -1,0 +1,98 @@
+"""Question -> dense and BM25 hits in one batch, what is not live dropped, then fused."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.fuse import Ranking, dbsf, ordered, rrf, weighted
+from rag.settings import FusionName
+from rag.store import Found, Index, VectorStore
+from rag.store.filters import Condition
+from rag.types import Cut, Hit, Scope, Scores
+
+Mode = Literal["hybrid", "dense", "bm25"]
+LiveGenerations = Callable[[Sequence[str]], Mapping[str, int]]
+MAX_ROUNDS = 4  # each asks for twice as many; stale points are few unless a purge is behind
+
+
+def retrieve(
+    store: VectorStore,
+    scope: Scope,
+    index: Index,
+    *,
+    question: str,
+    vector: NDArray[np.float32] | None,
+    mode: Mode,
+    fusion: FusionName,
+    conditions: Sequence[Condition],
+    limit: int,
+    live: LiveGenerations,
+) -> tuple[list[Hit], list[Cut]]:
+    """The best `limit` live hits of each retriever, fused, best first.
+
+    `vector` is the question's, float32 (dim,); not needed for mode `bm25`. `live` maps document
+    ids to their live generations: a point of any other generation is a leftover and is dropped,
+    and the store asked for more when that leaves too few.
+    """
+    ask = limit
+    for _ in range(MAX_ROUNDS):
+        dense, bm25 = store.search(
+            scope,
+            index,
+            vector=vector if mode != "bm25" else None,
+            text=question if mode != "dense" else None,
+            conditions=conditions,
+            limit=ask,
+        )
+        rankings, stale = _live_only((dense, bm25), live)
+        full = all(
+            len(kept) >= limit or len(found) < ask
+            for kept, found in zip(rankings, (dense, bm25), strict=True)
+        )
+        if full:
+            break
+        ask *= 2
+    cuts = [Cut(f"{stale} points", "their generation is not the live one")] if stale else []
+    return fuse_found(rankings[0][:limit], rankings[1][:limit], fusion), cuts
+
+
+def fuse_found(dense: Sequence[Found], bm25: Sequence[Found], fusion: FusionName) -> list[Hit]:
+    """One ranking out of two, each hit with the scores it had; a single list keeps its scores."""
+    chunks = {found.id: found.chunk for found in (*bm25, *dense)}
+    by_dense = {found.id: found.score for found in dense}
+    by_bm25 = {found.id: found.score for found in bm25}
+    rankings = [list(scores.items()) for scores in (by_dense, by_bm25) if scores]
+    fused = _fuse(rankings, fusion) if len(rankings) > 1 else ordered((rankings or [[]])[0])
+    return [
+        Hit(
+            point_id=point,
+            chunk=chunks[point],
+            score=score,
+            scores=Scores(dense=by_dense.get(point), bm25=by_bm25.get(point), fused=score),
+        )
+        for point, score in fused
+    ]
+
+
+def _fuse(rankings: Sequence[Ranking], fusion: FusionName) -> list[tuple[str, float]]:
+    if fusion == "rrf":
+        return rrf(rankings)
+    if fusion == "weighted":
+        return weighted(rankings, [1 / len(rankings)] * len(rankings))
+    return dbsf(rankings)
+
+
+def _live_only(
+    rankings: Sequence[list[Found]], live: LiveGenerations
+) -> tuple[list[list[Found]], int]:
+    ids = sorted({found.chunk.document_id for ranking in rankings for found in ranking})
+    generations = live(ids)
+    kept = [
+        [f for f in ranking if generations.get(f.chunk.document_id) == f.chunk.generation]
+        for ranking in rankings
+    ]
+    before = {found.id for ranking in rankings for found in ranking}
+    after = {found.id for ranking in kept for found in ranking}
+    return kept, len(before - after)

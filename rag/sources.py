@@ -1,0 +1,119 @@
+"""Where documents come from: files and folders, uploads, texts."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag.errors import InvalidInput, NotFound, TooLarge
+from rag.types import Metadata
+
+MAX_ID_CHARS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document to be: bytes from `content` or `path`, or a `text` taken as it is.
+
+    `name` is a file name, `origin` where it came from (path, URL): what the document is known by.
+    `id` empty means one made from the origin, so that the same origin again replaces.
+    """
+
+    name: str
+    origin: str
+    id: str = ""
+    title: str | None = None
+    media_type: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+    path: Path | None = None
+    content: bytes | None = None
+    text: str | None = None
+
+    @property
+    def document_id(self) -> str:
+        """The given id, or a readable one made from the origin."""
+        return self.id or derived_id(self.name, self.origin)
+
+    def read(self, limit: int) -> bytes:
+        """The bytes. Raises TooLarge above `limit`, NotFound for a file that is gone."""
+        if self.text is not None:
+            data = self.text.encode("utf8", "surrogatepass")
+        elif self.content is not None:
+            data = self.content
+        else:
+            data = _read(self.path or Path(self.origin), limit)
+        if len(data) > limit:
+            raise _too_large(self.name, len(data), limit)
+        return data
+
+
+def derived_id(name: str, origin: str) -> str:
+    """`handbook-pdf-1f8b2c4d5e6f`: the name for people, a hash of the origin against clashes."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")[:60]
+    return f"{slug or 'document'}-{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
+
+
+def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> Iterator[Source]:
+    """Files as they are, folders with everything below them, in order of their paths.
+
+    Hidden files and folders are left out, as a shell would. Raises NotFound.
+    """
+    for given in paths:
+        path = Path(given)
+        if not path.exists():
+            raise NotFound(f"There is no file or folder {str(path)!r}.", hint="Check the path.")
+        files = sorted(_below(path)) if path.is_dir() else [path]
+        for file in files:
+            yield Source(
+                name=file.name, origin=str(file.resolve()), metadata=metadata or {}, path=file
+            )
+
+
+def check_metadata(metadata: Mapping[str, Any], limit: int) -> None:
+    """Raise InvalidInput unless it is flat: texts, numbers, booleans, or lists of texts."""
+    for key, value in metadata.items():
+        plain = isinstance(value, str | int | float | bool) or value is None
+        if not plain and not (
+            isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        ):
+            raise InvalidInput(
+                f"Metadata {key!r} must be a text, a number, a boolean or a list of texts."
+            )
+    if len(json.dumps(dict(metadata))) > limit:
+        raise TooLarge(
+            f"The metadata take more than {limit} bytes.", hint="Raise RAG_MAX_METADATA_BYTES."
+        )
+
+
+def check_id(document_id: str) -> None:
+    """Raise InvalidInput for an id that could not be kept or addressed."""
+    if len(document_id) > MAX_ID_CHARS or not document_id.isprintable() or not document_id.strip():
+        raise InvalidInput(
+            f"A document id has 1 to {MAX_ID_CHARS} printable characters, not {document_id!r:.80}."
+        )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith(".") for part in inside):
+            yield path
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        if (size := path.stat().st_size) > limit:
+            raise _too_large(path.name, size, limit)
+        return path.read_bytes()
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _too_large(name: str, size: int, limit: int) -> TooLarge:
+    return TooLarge(
+        f"{name} has {size / 2**20:.1f} MB, the limit is {limit / 2**20:.1f} MB.",
+        hint="Split it, or raise RAG_MAX_FILE_BYTES.",
+    )

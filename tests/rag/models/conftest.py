@@ -1,0 +1,11 @@
+import pytest
+
+from tests import tiny_models
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folders of the tiny models by name, each built once and never written to by a test."""
+    root = tmp_path_factory.mktemp("tiny")
+    names = ("bge", "reranker", "qwen2", "llama", "gpt_neox", "gpt2")
+    return {name: getattr(tiny_models, name)(root / name) for name in names}
