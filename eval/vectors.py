@@ -1,4 +1,4 @@
-"""Embeddings kept on disk by content, so that a sweep over settings costs one pass."""
+"""Embeddings kept by content, so that a sweep over settings costs one pass."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,22 +9,59 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from rag.embed import Embedder
+from rag.models.tokens import TokenVectors
+
+BLOCK = 1024  # texts embedded at once, sorted by length so that little is padded
 
 
-def passage_vectors(
-    embedder: Embedder, texts: Sequence[str], cache: Path, *, block: int = 1024
-) -> NDArray[np.float32]:
-    """Vectors of `texts`, float32 (n, dim); computed once for each (model, text)."""
-    cache.mkdir(parents=True, exist_ok=True)
-    # Sorted by length so that a block pads little; the cache file names the whole list.
-    key = hashlib.sha256("\0".join([str(embedder.fingerprint), *texts]).encode()).hexdigest()[:24]
-    path = cache / f"{key}.npy"
-    if path.exists():
-        return np.load(path)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors = np.zeros((len(texts), embedder.dim), dtype=np.float32)
-    for at in track(range(0, len(order), block), description="embedding"):
-        part = order[at : at + block]
-        vectors[part] = embedder.embed_passages([texts[i] for i in part])
-    np.save(path, vectors)
-    return vectors
+class VectorCache:
+    """Passage vectors on disk, one file per model fingerprint, keyed by the text's SHA-256."""
+
+    def __init__(self, embedder: Embedder, folder: Path) -> None:
+        self._embedder = embedder
+        folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(str(embedder.fingerprint).encode()).hexdigest()[:16]
+        self._path = folder / f"vectors-{name}.npz"
+        self._rows: dict[str, NDArray[np.float32]] = {}
+        if self._path.exists():
+            stored = np.load(self._path)
+            self._rows = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of `texts`, float32 (n, dim); what is not known yet is computed and kept."""
+        keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows}
+        order = sorted(missing, key=lambda key: len(missing[key]))
+        for at in track(range(0, len(order), BLOCK), "embedding", disable=not order):
+            part = order[at : at + BLOCK]
+            vectors = self._embedder.embed_passages([missing[key] for key in part])
+            self._rows.update(zip(part, vectors, strict=True))
+        if order:
+            np.savez(self._path, keys=list(self._rows), vectors=np.stack(list(self._rows.values())))
+        return np.stack([self._rows[key] for key in keys])
+
+
+class RememberingEmbedder(Embedder):
+    """The same embedder, which computes the token vectors of each text once."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__(
+            embedder.id,
+            embedder.encoder,
+            embedder.preset,
+            embedder.tokenizer,
+            revision=embedder.revision,
+        )
+        self._known: dict[str, TokenVectors] = {}
+
+    def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
+        """As the embedder's; half precision in memory, which moves no score above 1e-3."""
+        missing = sorted({text for text in texts if text not in self._known}, key=len)
+        for text, read in zip(missing, super().token_vectors(missing), strict=True):
+            self._known[text] = TokenVectors(
+                read.ids, read.vectors.astype(np.float16), read.offsets
+            )
+        return [
+            TokenVectors(k.ids, k.vectors.astype(np.float32), k.offsets)
+            for k in (self._known[text] for text in texts)
+        ]

@@ -181,3 +181,8 @@ class Orchestrator:
         found = self.parts.catalog.collection(self.scope, collection)
         self.parts.catalog.delete_document(self.scope, collection, document_id)
         steps.purge(self.parts, self.scope, found, document_id)
+
+    def text(self, document_id: str, *, collection: str = "default") -> str:
+        """A document's parsed text: what the offsets of chunks and citations count in."""
+        record = self.parts.catalog.document(self.scope, collection, document_id)
+        return self.parts.objects.get(record.text_hash).decode("utf8")

@@ -1,4 +1,4 @@
-"""Real-class models with random weights and tokenizers of their own, built in a fraction of a second.
+"""Real-class models with random weights and their own tokenizers, built in a fraction of a second.
 
 Nothing here means anything to a reader of its output; what it shows is that the loading, batching
 and generating code does with these classes what transformers and sentence-transformers do.
@@ -8,7 +8,15 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     BertConfig,
     BertModel,

@@ -16,7 +16,8 @@ class Detokenizer:
     """Token ids to text, one at a time; the pieces add up to the text of all ids.
 
     A piece never ends inside a character: bytes that are not yet a whole one are held back.
-    `decode` turns a list of ids into text and leaves special tokens out.
+    `decode` turns a list of ids into text and leaves special tokens out. Where a model writes bytes
+    that are no UTF-8, the number of U+FFFD may differ from that of decoding all ids at once.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
@@ -44,7 +45,12 @@ class Detokenizer:
 
     def _pending(self) -> str:
         emitted = self._decode(self._ids[self._start : self._read])
-        return self._decode(self._ids[self._start :])[len(emitted) :]
+        text = self._decode(self._ids[self._start :])
+        if text.startswith(emitted):
+            return text[len(emitted) :]
+        # A byte-fallback decoder spoils a whole run of byte tokens for one bad byte, those that
+        # were a character before included.
+        return self._decode(self._ids[self._read :])
 
 
 class StopFilter:
@@ -190,7 +196,9 @@ class TokenStream(Iterator[str]):
     def close(self) -> None:
         """Cancel, and return when the model has stopped. From any thread, as often as wanted."""
         self.cancel()
-        wait([self._future])
+        # `wait` would wait for a future cancelled before its turn until that turn comes.
+        if not self._future.cancelled():
+            wait([self._future])
         self._ended = True
         self._generation.pieces.put(None)  # wakes a reader in another thread
 

@@ -3,7 +3,7 @@
 from email import policy
 from email.errors import HeaderParseError
 from email.headerregistry import DateHeader
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
 
 from rag.errors import EncryptedDocument
@@ -60,7 +60,7 @@ def _write_body(message: EmailMessage, draft: Draft) -> None:
         draft.verbatim(text.strip())
 
 
-def _content(part: EmailMessage, draft: Draft) -> str:
+def _content(part: MIMEPart, draft: Draft) -> str:
     """The decoded text of a part; senders misname the charset often enough to check it."""
     payload = part.get_payload(decode=True)
     decoded = decode(payload if isinstance(payload, bytes) else b"", declared=_charset(part))
@@ -68,7 +68,7 @@ def _content(part: EmailMessage, draft: Draft) -> str:
     return decoded.text
 
 
-def _charset(part: EmailMessage) -> str | None:
+def _charset(part: MIMEPart) -> str | None:
     charset = part.get_content_charset()
     return None if charset in ("us-ascii", "utf-8") else charset
 

@@ -85,7 +85,7 @@ def _write_sheet(sheet: "ReadOnlyWorksheet", draft: Draft) -> None:
 
 
 def _rows(sheet: "ReadOnlyWorksheet") -> Iterator[list[str]]:
-    for row in sheet.iter_rows():
+    for row in sheet.rows:
         yield [
             "" if cell.value is None else cell_text(cell.value, cell.number_format) for cell in row
         ]

@@ -7,7 +7,8 @@ from rag.parse.clean import clean_inline
 _MAX_CHARS = 300
 _PLACEHOLDER = re.compile(
     r"(untitled|unnamed|document|presentation|powerpoint presentation|workbook|book|sheet|slide"
-    r"|anonymous|\(anonymous\)|page|title|index|home|new|scan|microsoft word|no title|unknown|none|null|n/a)"
+    r"|anonymous|\(anonymous\)|page|title|index|home|new|scan|microsoft word|no title|unknown"
+    r"|none|null|n/a)"
     r"[\s._-]*\(?\d*\)?",
     re.IGNORECASE,
 )

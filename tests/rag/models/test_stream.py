@@ -138,3 +138,17 @@ def test_closing_a_finished_stream_keeps_its_reason():
     with TokenStream(request, future, prompt_tokens=1) as stream:
         assert next(stream) == "a"
     assert stream.finish_reason == "length"
+
+
+def byte_fallback(ids):
+    """As SentencePiece models decode bytes: all of a run is U+FFFD for one bad byte."""
+    try:
+        return bytes(ids).decode()
+    except UnicodeDecodeError:
+        return "\ufffd" * len(ids)
+
+
+def test_a_bad_byte_does_not_take_back_or_repeat_what_was_shown():
+    detokenizer = Detokenizer(byte_fallback)
+    assert [detokenizer.push(byte) for byte in b"\xc3\xa9\xe2"] == ["", "é", ""]
+    assert detokenizer.flush() == "\ufffd"
