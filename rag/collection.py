@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from rag.catalog import Collection
@@ -52,6 +53,34 @@ def ensure(parts: Parts, scope: Scope, name: str) -> Collection:
         return create(parts, scope, name)
     except Conflict:  # another process was faster
         return parts.catalog.collection(scope, name)
+
+
+def update(
+    parts: Parts,
+    scope: Scope,
+    name: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    system_prompt: str | None = None,
+    answer_language: str | None = None,
+) -> Collection:
+    """Change what is given; a setting that is None goes back to its default.
+
+    Raises Conflict for another BM25 language once there are chunks: their terms are in the old one.
+    """
+    found = parts.catalog.collection(scope, name)
+    merged = {k: v for k, v in {**found.settings, **(settings or {})}.items() if v is not None}
+    check_settings(merged)
+    changed = replace(found, settings=merged)
+    if found.chunks and index_of(changed) != index_of(found):
+        raise Conflict(
+            f"Collection {name!r} holds documents, their BM25 terms are"
+            f" {index_of(found).language}.",
+            hint="Make a new collection with the other language and ingest there.",
+        )
+    return parts.catalog.update_collection(
+        scope, name, settings=merged, system_prompt=system_prompt, answer_language=answer_language
+    )
 
 
 def drop(parts: Parts, scope: Scope, name: str) -> None:

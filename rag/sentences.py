@@ -31,6 +31,7 @@ _FIRST_WORD = re.compile(r"[^\W\d_]+")
 _INITIALS = re.compile(r"[A-ZÀ-Þ](?:[.-]+[A-ZÀ-Þ])*")
 _ENUMERATOR = re.compile(r"\(?(?:\d{1,3}|[A-Za-z]|[ivxIVX]{1,5})(?:\.\d{1,3})*")
 _NUMBER = re.compile(r"\d|[IVXLC]+\b")
+_LETTER_STOP = re.compile(r"[^\W\d_]\.")
 # German writes ordinals and so dates with a full stop: "am 3. Oktober 1990".
 _DAY = re.compile(r"\d{1,2}")
 _GERMAN_MONTH = re.compile(
@@ -147,6 +148,8 @@ def _stop_is_inside(text: str, start: int, stop: int, following: int) -> bool:
         return True  # "1." or "a." at the start of its line
     if word.lower() in _NEVER_LAST:
         return True
+    if len(word) == 1 and _LETTER_STOP.match(text, following):
+        return True  # "z. B.", "U. S."
     if word.lower() in _BEFORE_NUMBERS:
         return bool(_NUMBER.match(text, following))
     if _DAY.fullmatch(word):

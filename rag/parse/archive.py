@@ -42,7 +42,8 @@ def open_archive(data: bytes) -> Iterator[zipfile.ZipFile]:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise MalformedDocument(
-            f"The container is damaged: {error}.", hint="Was the file uploaded completely?"
+            f"The container is damaged: {str(error).rstrip('.')}.",
+            hint="Was the file uploaded completely?",
         ) from error
 
 

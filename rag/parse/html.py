@@ -219,7 +219,7 @@ def _read_properties(root: etree._Element, draft: Draft) -> None:
     draft.title = next((title for title in titles if title), "")
     for key, path in _METADATA.items():
         value = next(iter(_values(root, path)), "")
-        if value:
+        if value and not value.startswith("http"):  # an author given as a link names nobody
             draft.metadata[key] = value
 
 

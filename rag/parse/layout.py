@@ -16,7 +16,6 @@ _BULLET = re.compile(r"[•‣▪▫●○◦■□➢➤✓✔∙·\uf0b7\uf0a7
 # These begin items as well as wrapped lines of prose.
 _DASH = re.compile(r"[*–—-]\s+(?=\S)")
 _NUMBERED = re.compile(r"(?:\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,5})[.)]|\[\d{1,3}\]|§)\s+\S")
-_LEADERS = re.compile(r"(?:\.\s?){4,}|…{2,}")
 _OPEN_END = re.compile(r"[^.!?:;…。！？\"”»)\]]\s*$")
 _CJK = re.compile(r"[\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _HYPHENATED = re.compile(r"[^\W\d_]{2}[-\u2010]$")
@@ -340,7 +339,7 @@ def _would_have_fitted(above: Line, line: Line, edge: float) -> bool:
 def _glued(text: str, glue: str, line: str, habits: _Habits) -> str:
     if glue == " " and _HYPHENATED.search(text) and line[:1].islower():
         return text[:-1] + HYPHEN + line
-    if glue == " " and _written_together(text[-1:], line[:1], habits):
+    if glue == " " and (text[-1:] == " " or _written_together(text[-1:], line[:1], habits)):
         glue = ""
     return text + glue + line
 

@@ -34,6 +34,8 @@ _BOLD_WEIGHT = 600
 _MAX_OUTLINE_DEPTH = 6
 _MAX_LISTED_PAGES = 20
 _MANY_PATHS = 50
+# Smaller images are dots and lines: no letter fits in.
+_MIN_IMAGE_PIXELS = 8
 # Latin ligatures and the Arabic presentation forms are looks, not letters: no query types them.
 _LOOKS = {
     code: unicodedata.normalize("NFKC", chr(code))
@@ -80,7 +82,8 @@ def _opened(data: bytes) -> Iterator[pdfium.PdfDocument]:
                 "The PDF needs a password.", hint="Save it without one."
             ) from error
         raise MalformedDocument(
-            f"The PDF is damaged: {error}.", hint="Was the file uploaded completely?"
+            f"The PDF is damaged: {str(error).rstrip('.')}.",
+            hint="Was the file uploaded completely?",
         ) from error
     with closing(document):
         if len(document) == 0:
@@ -94,8 +97,14 @@ def _read_properties(document: pdfium.PdfDocument, draft: Draft) -> None:
     draft.metadata["author"] = clean_inline(properties.get("Author", ""))
     draft.metadata["created"] = _iso_date(properties.get("CreationDate", ""))
     for position in range(document.count_attachments()):
-        name = clean_inline(document.get_attachment(position).get_name())
-        draft.warn(f"The attachment {name} was not ingested.")
+        draft.warn(f"The attachment {_attachment_name(document, position)} was not ingested.")
+
+
+def _attachment_name(document: pdfium.PdfDocument, position: int) -> str:
+    try:
+        return clean_inline(document.get_attachment(position).get_name())
+    except pdfium.PdfiumError:
+        return f"number {position + 1}"
 
 
 def _iso_date(stamp: str) -> str:
@@ -223,7 +232,9 @@ def _has_pictures(page: pdfium.PdfPage) -> bool:
     """Whether a page shows an image, or so many paths that they may be letters drawn as curves."""
     kinds = (pdfium_c.FPDF_PAGEOBJ_IMAGE, pdfium_c.FPDF_PAGEOBJ_PATH)
     for paths, drawn in enumerate(page.get_objects(filter=kinds), start=1):
-        if drawn.type == pdfium_c.FPDF_PAGEOBJ_IMAGE or paths >= _MANY_PATHS:
+        if paths >= _MANY_PATHS:
+            return True
+        if isinstance(drawn, pdfium.PdfImage) and min(drawn.get_px_size()) >= _MIN_IMAGE_PIXELS:
             return True
     return False
 

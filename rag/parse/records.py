@@ -8,7 +8,7 @@ from rag.errors import MalformedDocument
 from rag.parse.decode import decode
 from rag.parse.draft import Draft
 from rag.parse.markdown import write_markdown
-from rag.parse.table import table_lines
+from rag.parse.table import labelled_row
 
 Json = Any
 
@@ -111,8 +111,9 @@ def _is_table(value: Json) -> bool:
 
 def _record_lines(records: list[dict[str, Json]]) -> list[str]:
     names = list(dict.fromkeys(name for record in records for name in record))
-    rows = [[_scalar(record.get(name)) for name in names] for record in records]
-    return table_lines([names, *rows], header=True)
+    return [
+        labelled_row(names, [_scalar(record.get(name)) for name in names]) for record in records
+    ]
 
 
 def _lines(value: Json, path: str) -> Iterator[str]:

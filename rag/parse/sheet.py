@@ -1,6 +1,5 @@
 """XLSX: every sheet a heading, every row a line."""
 
-import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -8,12 +7,14 @@ from datetime import date, datetime, time, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rag.parse.archive import checked_office_file
+from lxml import etree
+
+from rag.parse.archive import checked_office_file, open_archive, read_member
 from rag.parse.draft import Draft
 from rag.parse.table import looks_like_header
+from rag.parse.xml import read_xml
 
 if TYPE_CHECKING:
-    from openpyxl.workbook import Workbook
     from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
 # A formula directly followed by the end of its cell has no stored value.
@@ -30,10 +31,11 @@ def parse_sheet(data: bytes, draft: Draft) -> None:
     from openpyxl import load_workbook
 
     file = checked_office_file(data)
-    _warn_of_valueless_formulas(file, draft)
+    with open_archive(file.getvalue()) as archive:
+        _read_properties(archive, draft)
+        _warn_of_valueless_formulas(archive, draft)
     workbook = load_workbook(file, read_only=True, data_only=True)
     try:
-        _read_properties(workbook, draft)
         for sheet in workbook.worksheets:
             _write_sheet(sheet, draft)
     finally:
@@ -66,11 +68,15 @@ def cell_text(value: object, number_format: str = "") -> str:
     return str(value)
 
 
-def _read_properties(workbook: "Workbook", draft: Draft) -> None:
-    properties = workbook.properties
-    draft.title = properties.title or ""
-    draft.metadata["author"] = properties.creator or ""
-    draft.metadata["created"] = properties.created.isoformat() if properties.created else ""
+def _read_properties(archive: zipfile.ZipFile, draft: Draft) -> None:
+    """From the file itself: openpyxl fills in its own name and today's date where they lack."""
+    content = read_member(archive, "docProps/core.xml")
+    if content is None:
+        return
+    properties = {etree.QName(found).localname: found.text or "" for found in read_xml(content)}
+    draft.title = properties.get("title", "")
+    draft.metadata["author"] = properties.get("creator", "")
+    draft.metadata["created"] = properties.get("created", "")
 
 
 def _write_sheet(sheet: "ReadOnlyWorksheet", draft: Draft) -> None:
@@ -109,14 +115,12 @@ def _blocks(rows: Iterable[list[str]]) -> Iterator[Rows]:
             yield list(block)
 
 
-def _warn_of_valueless_formulas(file: io.BytesIO, draft: Draft) -> None:
+def _warn_of_valueless_formulas(archive: zipfile.ZipFile, draft: Draft) -> None:
     count = 0
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
-                content = archive.read(name)
-                if _FORMULA.search(content):
-                    count += len(_VALUELESS.findall(content))
-    file.seek(0)
+    for name in archive.namelist():
+        if name.startswith("xl/worksheets/") and name.endswith(".xml"):
+            content = archive.read(name)
+            if _FORMULA.search(content):
+                count += len(_VALUELESS.findall(content))
     if count:
         draft.warn(f"{count} formulas hold no stored value: open and save the file in Excel once.")

@@ -27,10 +27,10 @@ def table_lines(rows: Sequence[Row], *, header: bool | None = None) -> list[str]
         header = looks_like_header(body)
     if not header or len(body) < 2:
         return captions + [_joined(row) for row in body]
-    names, records = body[0], body[1:]
+    names, records = [_name(cell) for cell in body[0]], body[1:]
     # A column without a single value would vanish together with its name.
     unused = [] if _names_all_used(names, records) else [_joined(names)]
-    return captions + unused + [_labelled(names, row) for row in records]
+    return captions + unused + [labelled_row(names, row) for row in records]
 
 
 def looks_like_header(rows: Sequence[Row]) -> bool:
@@ -41,13 +41,23 @@ def looks_like_header(rows: Sequence[Row]) -> bool:
     """
     if len(rows) < 2:
         return False
-    filled = [cell for cell in rows[0] if cell]
+    filled = [cell for cell in rows[0] if _name(cell)]
     width = median_low(sum(map(bool, row)) for row in rows[1 : 1 + _HEADER_SAMPLE])
     if len(filled) < max(2, width - 1) or len({cell.casefold() for cell in filled}) < len(filled):
         return False
     if not all(map(_is_label, filled)):
         return False
     return len(filled) > 2 or _numbers_below_words(rows)
+
+
+def labelled_row(names: Row, row: Row) -> str:
+    """`name: value` pairs without the empty ones; where a name is missing, values stand alone."""
+    pairs = []
+    for position, value in enumerate(row):
+        name = names[position] if position < len(names) else ""
+        if value:
+            pairs.append(f"{name}: {value}" if name else value)
+    return " | ".join(pairs)
 
 
 def is_numeric(cell: str) -> bool:
@@ -70,18 +80,13 @@ def _split_captions(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
     return captions, rows[first:]
 
 
+def _name(cell: str) -> str:
+    """The name that a header cell gives its column: a lone dash or dot gives none."""
+    return cell.removesuffix(":") if any(map(str.isalnum, cell)) else ""
+
+
 def _joined(row: Row) -> str:
     return " | ".join(cell for cell in row if cell)
-
-
-def _labelled(names: Row, row: Row) -> str:
-    """`name: value` pairs; values beyond the header, and those of nameless columns, stand alone."""
-    pairs = []
-    for position, value in enumerate(row):
-        name = names[position] if position < len(names) else ""
-        if value:
-            pairs.append(f"{name.removesuffix(':')}: {value}" if name else value)
-    return " | ".join(pairs)
 
 
 def _names_all_used(names: Row, records: Sequence[Row]) -> bool:

@@ -5,7 +5,7 @@ from lxml import etree
 from rag.errors import MalformedDocument
 from rag.parse.clean import clean_inline
 from rag.parse.draft import Draft
-from rag.parse.table import table_lines
+from rag.parse.table import labelled_row
 
 # Element names that hold running text in DocBook, JATS, TEI, DITA and their kin.
 _PROSE = frozenset(
@@ -24,11 +24,16 @@ _TITLES = frozenset(
         "subtitle",
     )
 )
+_TABLES = frozenset(("table", "informaltable"))
 _ROWS = frozenset(
     (
         "tr",
         "row",
     )
+)
+# Titles in these name a figure or a list, not a section of the text.
+_CAPTIONED = frozenset(
+    ("caption", "figure", "fig", "table-wrap", "kwd-group", "legend", "product", "mediaobject")
 )
 # Bibliographic entries and the like: their many small parts read as one line.
 _ONE_LINE = frozenset(
@@ -76,7 +81,10 @@ def parse_xml(data: bytes, draft: Draft) -> None:
         _write_records(root, draft)
 
 
-def _name(element: etree._Element) -> str:
+def _name(element: etree._Element | None) -> str:
+    """The element's name without namespace in lower case; "" for comments and the root's parent."""
+    if element is None:
+        return ""
     return etree.QName(element).localname.lower() if isinstance(element.tag, str) else ""
 
 
@@ -85,16 +93,22 @@ def _write_prose(element: etree._Element, draft: Draft, *, level: int) -> None:
     name = _name(element)
     if not name or name in _SKIPPED:
         return
-    if name in _TITLES:
+    if name in _TITLES and _name(element.getparent()) not in _CAPTIONED:
         draft.heading(_flat(element), level)
-    elif name == "table":
+    elif name in _TABLES:
         draft.table([_cells(row) for row in element.iter() if _name(row) in _ROWS])
-    elif _has_own_text(element) or name in _PROSE or name in _ONE_LINE:
+    elif name in _ONE_LINE or _has_own_text(element) or not _holds_blocks(element):
         draft.paragraph(_flat(element))
     else:
         titled = any(_name(child) in _TITLES for child in element)
         for child in element:
             _write_prose(child, draft, level=level + titled)
+
+
+def _holds_blocks(element: etree._Element) -> bool:
+    """Whether paragraphs, titles or tables stand inside; what holds none reads as one line."""
+    inside = {_name(descendant) for descendant in element.iterdescendants()}
+    return bool(inside & (_PROSE | _TITLES | _TABLES))
 
 
 def _cells(row: etree._Element) -> list[str]:
@@ -122,7 +136,7 @@ def _write_records(element: etree._Element, draft: Draft) -> None:
     if not children:
         draft.paragraph(_labelled(element))
     elif all(len(child) == 0 for child in children):
-        draft.lines(_record(element, children))
+        draft.lines([_record(element, children)])
     else:
         for child in children:
             _write_records(child, draft)
@@ -137,7 +151,7 @@ def _labelled(element: etree._Element) -> str:
     return f"{_name(element)}: {text}" if text else ""
 
 
-def _record(element: etree._Element, children: list[etree._Element]) -> list[str]:
+def _record(element: etree._Element, children: list[etree._Element]) -> str:
     names = [*map(str, element.attrib), *map(_name, children)]
     values = [*map(str, element.attrib.values()), *(child.text or "" for child in children)]
-    return table_lines([names, values], header=True)
+    return labelled_row(names, [clean_inline(value) for value in values])

@@ -1,0 +1,20 @@
+"""Both services in one process, as `rag serve` runs them."""
+
+from fastapi import FastAPI
+
+from rag.orchestrator import Orchestrator
+from rag.settings import Settings
+from services import azureml, chat, ingestion
+from services.service import build, run
+
+
+def create_app(
+    settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
+) -> FastAPI:
+    """Chat and ingestion over one Orchestrator: that of `settings`, or a given one."""
+    routers = [ingestion.router, chat.router, azureml.router]
+    return build("Ragstone", routers, settings, orchestrator)
+
+
+if __name__ == "__main__":
+    run(create_app)

@@ -1,0 +1,108 @@
+"""An answer in the making as server-sent events: retrieval, token, citation, done, error."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from rag import types as t
+from rag.errors import RagError
+from services.problems import problem
+from services.schemas import AskResponse, CitationOut, HitOut, Wire
+from services.threads import Stream
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 15.0  # proxies close a connection on which nothing comes for a minute
+KEEP_ALIVE = b": waiting\n\n"
+
+
+class RetrievalEvent(Wire):
+    """The hits that the answer will be made from."""
+
+    hits: list[HitOut]
+
+
+class TokenEvent(Wire):
+    """The next piece of the answer's text."""
+
+    text: str
+
+
+class EventStream(Response):
+    """Sends events as they come; when the client goes, what makes them is stopped.
+
+    `first` has been taken from `events` already: errors before it are ordinary problems.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: t.AnswerEvent, events: Stream[t.AnswerEvent], path: str) -> None:
+        self.status_code = 200
+        self.background = None
+        # A buffering proxy would hold the pieces back until the answer is complete.
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._first = first
+        self._events = events
+        self._path = path
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
+                await self._send(send)
+                tasks.cancel_scope.cancel()
+        finally:
+            await self._events.close()
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        try:
+            await send(start)
+            async for data in self._encoded():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except OSError:
+            log.debug("the client of %s went away", self._path)
+
+    async def _encoded(self) -> AsyncIterator[bytes]:
+        yield encode(self._first)
+        try:
+            while True:
+                while not await self._events.ready(KEEP_ALIVE_SECONDS):
+                    yield KEEP_ALIVE
+                yield encode(await anext(self._events))
+        except StopAsyncIteration:
+            return
+        except RagError as error:
+            yield event("error", json.dumps(problem(error, self._path)))
+        except Exception as error:
+            log.error("the answer broke off", exc_info=error)
+            yield event("error", json.dumps(problem(error, self._path)))
+
+
+def encode(made: t.AnswerEvent) -> bytes:
+    """One event of an answer as it goes over the wire."""
+    if isinstance(made, t.Retrieved):
+        hits = [HitOut.of(hit) for hit in made.hits]
+        return event("retrieval", RetrievalEvent(hits=hits).model_dump_json())
+    if isinstance(made, t.TextPiece):
+        return event("token", TokenEvent(text=made.text).model_dump_json())
+    if isinstance(made, t.Citation):
+        return event("citation", CitationOut.of(made).model_dump_json())
+    return event("done", AskResponse.of(made).model_dump_json())
+
+
+def event(name: str, data: str) -> bytes:
+    """A server-sent event; `data` is JSON and therefore one line."""
+    return f"event: {name}\ndata: {data}\n\n".encode()
+
+
+async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -1,0 +1,247 @@
+"""The ingestion service: documents, jobs, collections. `python -m services.ingestion` runs it."""
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, FastAPI, Query, Request
+from starlette.responses import PlainTextResponse, Response
+
+from rag import collection as shelf
+from rag.errors import NotFound
+from rag.orchestrator import Orchestrator
+from rag.settings import Settings
+from rag.sources import check_id
+from services import uploads
+from services.jobs import Job
+from services.schemas import (
+    CollectionChanges,
+    CollectionList,
+    CollectionName,
+    CollectionOut,
+    CollectionRequest,
+    DocumentList,
+    DocumentOut,
+    DocumentsResponse,
+    JobResponse,
+    ReportOut,
+)
+from services.service import Running, Service, build, run
+
+router = APIRouter(prefix="/v1", tags=["ingestion"])
+
+InCollection = Annotated[CollectionName, Query(alias="collection")]
+
+_COLLECTIONS: dict[str, Any] = {
+    "plain": {"summary": "A collection", "value": {"name": "manuals"}},
+    "german": {
+        "summary": "German documents, German answers",
+        "value": {
+            "name": "handbuecher",
+            "settings": {"bm25_language": "german", "fusion": "rrf"},
+            "answer_language": "German",
+        },
+    },
+}
+_CHANGES: dict[str, Any] = {
+    "fusion": {"summary": "Fuse another way", "value": {"settings": {"fusion": "rrf"}}},
+    "language": {"summary": "Answer in English", "value": {"answer_language": "English"}},
+}
+
+
+def create_app(
+    settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
+) -> FastAPI:
+    """The ingestion service alone."""
+    return build("Ragstone ingestion", [router], settings, orchestrator)
+
+
+# Documents
+
+
+@router.post(
+    "/documents",
+    status_code=202,
+    response_model=DocumentsResponse,
+    response_model_exclude_none=True,
+    responses={200: {"model": DocumentsResponse, "description": "With `wait`: all were tried."}},
+    openapi_extra={"requestBody": uploads.REQUEST_BODY},
+)
+async def add_documents(
+    request: Request,
+    response: Response,
+    service: Running,
+    wait: Annotated[bool, Query(description="Answer when the documents are searchable.")] = False,
+) -> DocumentsResponse:
+    """Ingest texts (JSON) or files (multipart).
+
+    The answer comes at once, and GET /v1/jobs/{job_id} says how it goes on; with `wait` it comes
+    when the documents are searchable. A document that fails does not stop the others; a single
+    one that fails while waited for is an error. The collection `default` is made on first use.
+    """
+    collection, sent = await uploads.read(request, service.parts.settings)
+    try:
+        await service.calls.run(partial(_check_collection, service, collection))
+        job = service.queue.submit(collection, sent)
+    except BaseException:
+        uploads.close(sent)
+        raise
+    if wait:
+        # Shielded: when the client goes away, the documents are ingested all the same.
+        await asyncio.shield(asyncio.wrap_future(job.ended))
+        if len(job.reports) == len(job.errors) == 1:
+            raise job.errors[0]
+        response.status_code = 200
+    return DocumentsResponse(documents=_reports(job), job_id=job.id)
+
+
+@router.get("/jobs/{job_id}", response_model_exclude_none=True)
+async def get_job(job_id: str, service: Running) -> JobResponse:
+    """How an ingest job is going. Finished ones are kept for a while."""
+    job = service.queue.job(job_id)
+    return JobResponse(
+        job_id=job.id, collection=job.collection, state=job.state, documents=_reports(job)
+    )
+
+
+@router.get("/documents")
+async def list_documents(
+    service: Running,
+    collection: InCollection = "default",
+    after: Annotated[str, Query(description="The `next` of the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> DocumentList:
+    """Documents by id."""
+    found = await service.calls.run(
+        partial(
+            service.parts.catalog.documents,
+            service.scope,
+            collection,
+            after=after,
+            limit=limit + 1,
+        )
+    )
+    page = [DocumentOut.of(record) for record in found[:limit]]
+    return DocumentList(documents=page, next=page[-1].id if len(found) > limit else None)
+
+
+@router.get(
+    "/documents/{document_id:path}/text",
+    response_class=PlainTextResponse,
+    response_model=None,
+)
+async def get_text(
+    document_id: str, service: Running, collection: InCollection = "default"
+) -> Response:
+    """The text of a document, as its offsets count it: in characters from 0."""
+    found = await service.calls.run(partial(_text, service, collection, document_id))
+    if isinstance(found, str):
+        return PlainTextResponse(found)
+    return Response(found.model_dump_json(), media_type="application/json")
+
+
+@router.get("/documents/{document_id:path}")
+async def get_document(
+    document_id: str, service: Running, collection: InCollection = "default"
+) -> DocumentOut:
+    """One document. Its id may hold slashes."""
+    return await service.calls.run(partial(_document, service, collection, document_id))
+
+
+@router.delete("/documents/{document_id:path}", status_code=204)
+async def delete_document(
+    document_id: str, service: Running, collection: InCollection = "default"
+) -> None:
+    """Delete a document: gone from answers when this returns."""
+    check_id(document_id)
+    call = partial(service.orchestrator.delete, document_id, collection=collection)
+    await service.calls.run(call)
+
+
+# Collections
+
+
+@router.post("/collections", status_code=201)
+async def create_collection(
+    body: Annotated[CollectionRequest, Body(openapi_examples=_COLLECTIONS)], service: Running
+) -> CollectionOut:
+    """A new, empty collection."""
+    made = partial(
+        shelf.create,
+        service.parts,
+        service.scope,
+        body.name,
+        settings=body.settings.model_dump(exclude_none=True),
+        system_prompt=body.system_prompt or "",
+        answer_language=body.answer_language or "",
+    )
+    return CollectionOut.of(await service.calls.run(made))
+
+
+@router.get("/collections")
+async def list_collections(service: Running) -> CollectionList:
+    """Every collection, by name."""
+    found = await service.calls.run(partial(service.parts.catalog.collections, service.scope))
+    return CollectionList(collections=[CollectionOut.of(one) for one in found])
+
+
+@router.get("/collections/{name}")
+async def get_collection(name: CollectionName, service: Running) -> CollectionOut:
+    """One collection."""
+    call = partial(service.parts.catalog.collection, service.scope, name)
+    return CollectionOut.of(await service.calls.run(call))
+
+
+@router.patch("/collections/{name}")
+async def change_collection(
+    name: CollectionName,
+    body: Annotated[CollectionChanges, Body(openapi_examples=_CHANGES)],
+    service: Running,
+) -> CollectionOut:
+    """Change a collection; what is left out stays, a setting that is null gets its default."""
+    changed = partial(
+        shelf.update,
+        service.parts,
+        service.scope,
+        name,
+        settings=body.settings.model_dump(exclude_unset=True),
+        system_prompt=body.system_prompt,
+        answer_language=body.answer_language,
+    )
+    return CollectionOut.of(await service.calls.run(changed))
+
+
+@router.delete("/collections/{name}", status_code=204)
+async def delete_collection(name: CollectionName, service: Running) -> None:
+    """Delete a collection with everything in it."""
+    await service.calls.run(partial(shelf.drop, service.parts, service.scope, name))
+
+
+def _check_collection(service: Service, name: str) -> None:
+    if name == "default":
+        shelf.ensure(service.parts, service.scope, name)
+    else:
+        service.parts.catalog.collection(service.scope, name)
+
+
+def _document(service: Service, collection: str, document_id: str) -> DocumentOut:
+    check_id(document_id)
+    return DocumentOut.of(service.parts.catalog.document(service.scope, collection, document_id))
+
+
+def _text(service: Service, collection: str, document_id: str) -> str | DocumentOut:
+    """The document's text, unless `/text` is the end of another document's id."""
+    try:
+        return _document(service, collection, f"{document_id}/text")
+    except NotFound:
+        pass
+    record = service.parts.catalog.document(service.scope, collection, document_id)
+    return service.parts.objects.get(record.text_hash).decode("utf8")
+
+
+def _reports(job: Job) -> list[ReportOut]:
+    return [ReportOut.of(report) for report in job.reports]
+
+
+if __name__ == "__main__":
+    run(create_app)

@@ -1,0 +1,434 @@
+"""What goes over the wire. Requests refuse fields that they do not know, and guess no types."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+
+from rag import types as t
+from rag.catalog import Collection, DocumentRecord
+from rag.retrieve import Mode
+from rag.sampling import Sampling
+from rag.settings import FusionName
+
+
+def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # NaN, half a surrogate
+        raise ValueError("it holds what JSON cannot hold (NaN or half a surrogate)") from error
+    return value
+
+
+def _readable(value: str) -> str:
+    if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise ValueError("it holds characters that are no text (NUL or half a surrogate)")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_readable)]
+CollectionName = Annotated[Text, Field(max_length=200, description="The collection's name.")]
+MetadataIn = Annotated[
+    dict[str, str | int | FiniteFloat | bool | list[str] | None], AfterValidator(_storable)
+]
+FilterIn = Annotated[
+    dict[str, Any],
+    AfterValidator(_storable),
+    Field(description='Metadata conditions, such as {"author": "Stevenson"}; all must hold.'),
+]
+
+
+class Wire(BaseModel):
+    """A response, or a part of one."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Asked(BaseModel):
+    """A request, or a part of one. `true` is no number and `"5"` no integer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+# Asking
+
+
+class MessageIn(Asked):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+    def message(self) -> t.Message:
+        """As `rag` knows it."""
+        return t.Message(self.role, self.content)
+
+
+class SamplingIn(Asked):
+    """How the language model picks its tokens; their ranges are checked by `rag.sampling`."""
+
+    temperature: float | None = Field(None, description="Above 0 and at most 2.")
+    top_p: float | None = Field(None, description="Above 0 and at most 1.")
+    max_new_tokens: int | None = Field(None, description="At least 1.")
+    do_sample: bool | None = Field(None, description="false: the likeliest token every time.")
+    seed: int | None = Field(None, description="The same seed draws the same tokens.")
+    stop: Text | list[Text] | None = Field(None, description="Strings that end the text.")
+
+    def sampling(self) -> Sampling:
+        """As `rag` knows it."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Sampling(
+            self.temperature, self.top_p, self.max_new_tokens, self.do_sample, self.seed, stop
+        )
+
+
+class AskRequest(SamplingIn):
+    """A question."""
+
+    question: Text
+    collection: CollectionName = "default"
+    history: list[MessageIn] = []
+    stream: bool = Field(False, description="true: the answer comes as server-sent events.")
+    filter: FilterIn | None = None
+    limit: int | None = Field(None, ge=1, description="How many passages to retrieve.")
+
+    def options(self) -> dict[str, Any]:
+        """The options of `Orchestrator.stream`."""
+        return {
+            "collection": self.collection,
+            "history": tuple(turn.message() for turn in self.history),
+            "sampling": self.sampling(),
+            "filter": self.filter,
+            "limit": self.limit,
+        }
+
+
+class SearchRequest(Asked):
+    """A search."""
+
+    query: Text
+    collection: CollectionName = "default"
+    limit: int = Field(10, ge=1)
+    mode: Mode = "hybrid"
+    rerank: bool = True
+    filter: FilterIn | None = None
+
+
+class ScoresOut(Wire):
+    """The score of every stage; null where a stage did not return the passage."""
+
+    dense: float | None
+    bm25: float | None
+    fused: float | None
+    rerank: float | None
+
+    @classmethod
+    def of(cls, scores: t.Scores) -> Self:
+        """From the value inside."""
+        names = ("dense", "bm25", "fused", "rerank")
+        return cls(**{name: _number(getattr(scores, name)) for name in names})
+
+
+class HitOut(Wire):
+    """A passage that was found; `text` is the document's text from `start` to `end`."""
+
+    document_id: str
+    chunk_id: str
+    title: str
+    text: str
+    start: int
+    end: int
+    page: int | None
+    headings: list[str]
+    source: str
+    metadata: dict[str, Any]
+    score: float
+    scores: ScoresOut
+
+    @classmethod
+    def of(cls, hit: t.Hit) -> Self:
+        """From the value inside."""
+        chunk = hit.chunk
+        return cls(
+            document_id=chunk.document_id,
+            chunk_id=hit.point_id,
+            title=chunk.title,
+            text=chunk.text,
+            start=chunk.start,
+            end=chunk.end,
+            page=chunk.page,
+            headings=list(chunk.headings),
+            source=chunk.source,
+            metadata=dict(chunk.metadata),
+            score=float(hit.score),
+            scores=ScoresOut.of(hit.scores),
+        )
+
+
+class CutOut(Wire):
+    """Something that was left out, and why."""
+
+    what: str
+    why: str
+
+
+class SearchResponse(Wire):
+    """Hits, best first, the seconds of each stage, and what was left out."""
+
+    hits: list[HitOut]
+    timings: dict[str, float]
+    cuts: list[CutOut]
+
+    @classmethod
+    def of(cls, found: t.SearchResult) -> Self:
+        """From the value inside."""
+        return cls(
+            hits=[HitOut.of(hit) for hit in found.hits],
+            timings=dict(found.timings),
+            cuts=_cuts(found.cuts),
+        )
+
+
+class CitationOut(Wire):
+    """A claim's proof; `quote` is the document's text from `start` to `end`."""
+
+    marker: int
+    document_id: str
+    title: str
+    source: str
+    page: int | None
+    headings: list[str]
+    quote: str
+    start: int
+    end: int
+    scores: ScoresOut
+
+    @classmethod
+    def of(cls, citation: t.Citation) -> Self:
+        """From the value inside."""
+        return cls(
+            marker=citation.marker,
+            document_id=citation.document_id,
+            title=citation.title,
+            source=citation.source,
+            page=citation.page,
+            headings=list(citation.headings),
+            quote=citation.quote,
+            start=citation.start,
+            end=citation.end,
+            scores=ScoresOut.of(citation.scores),
+        )
+
+
+class UsageOut(Wire):
+    """Tokens that the generator read and wrote."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AskResponse(Wire):
+    """An answer and everything needed to check it. `hits` are the nearest passages."""
+
+    answer: str
+    citations: list[CitationOut]
+    abstained: bool
+    models: dict[str, str]
+    timings: dict[str, float]
+    usage: UsageOut
+    trace_id: str
+    cuts: list[CutOut]
+    notes: list[str]
+    hits: list[HitOut]
+
+    @classmethod
+    def of(cls, answer: t.Answer) -> Self:
+        """From the value inside."""
+        usage = answer.usage
+        return cls(
+            answer=answer.text,
+            citations=[CitationOut.of(citation) for citation in answer.citations],
+            abstained=answer.abstained,
+            models=dict(answer.models),
+            timings=dict(answer.timings),
+            usage=UsageOut(
+                prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
+            ),
+            trace_id=answer.trace_id,
+            cuts=_cuts(answer.cuts),
+            notes=list(answer.notes),
+            hits=[HitOut.of(hit) for hit in answer.hits],
+        )
+
+
+# Documents
+
+
+class DocumentIn(Asked):
+    """A text to ingest. The same id, or the same source, again replaces."""
+
+    text: str  # what cannot be stored of it is replaced, and said in a warning
+    id: Text | None = Field(None, description="Default: made from the source, or from the text.")
+    title: Text | None = None
+    source: Text | None = Field(None, description="Where the text came from, such as a URL.")
+    metadata: MetadataIn = {}
+
+
+class DocumentsRequest(Asked):
+    """Texts to ingest."""
+
+    documents: list[DocumentIn] = Field(min_length=1)
+    collection: CollectionName = "default"
+
+
+class ReportOut(Wire):
+    """What ingesting did with one document.
+
+    `status` is queued or running, then ingested, replaced, unchanged or failed; a failed one says
+    why in `error` and what to do in `hint`.
+    """
+
+    id: str
+    status: str
+    chunks: int
+    tokens: int
+    warnings: list[str]
+    error: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, report: t.DocumentReport) -> Self:
+        """From the value inside."""
+        return cls(
+            id=report.id,
+            status=report.status,
+            chunks=report.chunks,
+            tokens=report.tokens,
+            warnings=list(report.warnings),
+            error=report.error or None,
+            hint=report.hint or None,
+        )
+
+
+class DocumentsResponse(Wire):
+    """What became of the documents of a request; GET /v1/jobs/{job_id} says how it goes on."""
+
+    documents: list[ReportOut]
+    job_id: str
+
+
+class JobResponse(Wire):
+    """An ingest job. `failed` means that no document of it could be ingested."""
+
+    job_id: str
+    collection: str
+    state: Literal["queued", "running", "done", "failed"]
+    documents: list[ReportOut]
+
+
+class DocumentOut(Wire):
+    """A document as it is stored; `content_hash` is the SHA-256 of what was sent."""
+
+    id: str
+    title: str
+    source: str
+    media_type: str
+    metadata: dict[str, Any]
+    content_hash: str
+    chunks: int
+    tokens: int
+    pages: int
+    characters: int
+    warnings: list[str]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, record: DocumentRecord) -> Self:
+        """From the value inside."""
+        return cls(
+            id=record.id,
+            title=record.title,
+            source=record.source,
+            media_type=record.media_type,
+            metadata=dict(record.metadata),
+            content_hash=record.content_hash,
+            chunks=record.chunks,
+            tokens=record.tokens,
+            pages=record.pages,
+            characters=record.characters,
+            warnings=list(record.warnings),
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+        )
+
+
+class DocumentList(Wire):
+    """A page of documents by id; `next` is the `after` of the next page, null on the last."""
+
+    documents: list[DocumentOut]
+    next: str | None
+
+
+# Collections
+
+
+class CollectionSettings(Asked):
+    """Choices made per collection; null, or left out, means the default."""
+
+    bm25_language: str | None = Field(None, max_length=40)
+    fusion: FusionName | None = None
+
+
+class CollectionChanges(Asked):
+    """What of a collection is to change; what is left out stays."""
+
+    settings: CollectionSettings = CollectionSettings()
+    system_prompt: Text | None = Field(None, max_length=20_000)
+    answer_language: Text | None = Field(None, max_length=50)
+
+
+class CollectionRequest(CollectionChanges):
+    """A collection to make."""
+
+    name: CollectionName
+
+
+class CollectionOut(Wire):
+    """A collection; its vectors were made by `embedder`."""
+
+    name: str
+    chunks: int
+    embedder: str
+    settings: dict[str, Any]
+    system_prompt: str
+    answer_language: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, found: Collection) -> Self:
+        """From the value inside."""
+        return cls(
+            name=found.name,
+            chunks=found.chunks,
+            embedder=found.pipeline["embedder"]["id"],
+            settings=dict(found.settings),
+            system_prompt=found.system_prompt,
+            answer_language=found.answer_language,
+            created_at=found.created_at,
+        )
+
+
+class CollectionList(Wire):
+    """Every collection, by name."""
+
+    collections: list[CollectionOut]
+
+
+def _number(score: float | None) -> float | None:
+    return None if score is None else float(score)
+
+
+def _cuts(cuts: tuple[t.Cut, ...]) -> list[CutOut]:
+    return [CutOut(what=cut.what, why=cut.why) for cut in cuts]

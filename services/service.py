@@ -1,0 +1,192 @@
+"""What every service is made of: one lifespan, limits, problems, health."""
+
+import logging
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated
+
+import uvicorn
+from anyio import to_thread
+from fastapi import APIRouter, Depends, FastAPI, Request
+from starlette.responses import Response
+
+from rag.errors import RagError
+from rag.orchestrator import Orchestrator
+from rag.parts import Parts, open_parts
+from rag.settings import Settings, load_settings
+from rag.types import Scope
+from services import problems
+from services.jobs import IngestQueue
+from services.limits import BodyLimit, body_limit
+from services.schemas import Wire
+from services.threads import Pool
+
+CALL_THREADS = 16  # searches and lists that run at once
+CALLS_WAITING = 256
+SHUTDOWN_SECONDS = 30  # what runs may end within; then it is cut off
+CLIENT_GONE = 499  # nginx's status for it; nobody reads it
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the routes work with; built by the lifespan."""
+
+    orchestrator: Orchestrator
+    answers: Pool
+    calls: Pool
+    probes: Pool
+    queue: IngestQueue
+
+    @property
+    def parts(self) -> Parts:
+        """Stores and models."""
+        return self.orchestrator.parts
+
+    @property
+    def scope(self) -> Scope:
+        """Whose data the service touches."""
+        return self.orchestrator.scope
+
+
+async def service_of(request: Request) -> Service:
+    """The running service."""
+    service: Service = request.app.state.service
+    return service
+
+
+Running = Annotated[Service, Depends(service_of)]
+
+
+def build(
+    title: str,
+    routers: Iterable[APIRouter],
+    settings: Settings | None = None,
+    orchestrator: Orchestrator | None = None,
+) -> FastAPI:
+    """An application of these routers.
+
+    Its lifespan opens the Orchestrator of `settings` and closes it again; one that is given stays
+    its giver's to close.
+    """
+    if orchestrator is not None:
+        settings = orchestrator.parts.settings
+    settings = settings or load_settings()
+    app = FastAPI(
+        title=title,
+        version=version("ragstone"),
+        lifespan=partial(_lifespan, settings=settings, given=orchestrator),
+        responses=problems.RESPONSES,
+        redirect_slashes=False,
+    )
+    app.add_middleware(BodyLimit, limit=body_limit(settings))
+    problems.install(app)
+    for router in (*routers, health):
+        app.include_router(router)
+    return app
+
+
+def run(create: Callable[[Settings], FastAPI]) -> None:
+    """Serve an application with the settings of the environment until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings()
+    except RagError as error:
+        sys.exit(str(error))
+    serve(create(settings), settings)
+
+
+def serve(app: FastAPI, settings: Settings) -> None:
+    """Serve an application at the configured address until told to stop."""
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: FastAPI, settings: Settings, given: Orchestrator | None
+) -> AsyncIterator[None]:
+    orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
+    queue = IngestQueue(orchestrator, waiting=settings.ingest_queue)
+    app.state.service = Service(
+        orchestrator,
+        answers=Pool(settings.max_answers),
+        calls=Pool(CALL_THREADS, waiting=CALLS_WAITING),
+        probes=Pool(2, waiting=16),
+        queue=queue,
+    )
+    try:
+        yield
+    finally:
+        await to_thread.run_sync(queue.close)
+        if given is None:
+            await to_thread.run_sync(orchestrator.parts.close)
+
+
+def _open(settings: Settings) -> Orchestrator:
+    return Orchestrator(open_parts(settings), Scope("default"))
+
+
+class Health(Wire):
+    """That the process answers."""
+
+    status: str
+    version: str
+
+
+class Readiness(Wire):
+    """That what the service needs answers, too."""
+
+    status: str
+    checks: dict[str, str]
+
+
+health = APIRouter(tags=["health"])
+
+
+@health.get("/healthz")
+async def healthz() -> Health:
+    """Answers at once, whatever else the service is doing."""
+    return Health(status="ok", version=version("ragstone"))
+
+
+@health.get("/readyz", response_model=Readiness)
+async def readyz(request: Request, service: Running) -> Readiness | Response:
+    """200 when catalog, store and disk can be used; else 503, a problem with the same `checks`."""
+    checks = await service.probes.run(partial(_checks, service.orchestrator))
+    if set(checks.values()) == {"ok"}:
+        return Readiness(status="ok", checks=checks)
+    failing = "; ".join(f"{name}: {found}" for name, found in checks.items() if found != "ok")
+    return problems.respond_http(503, failing, request.url.path, checks=checks)
+
+
+def _checks(orchestrator: Orchestrator) -> dict[str, str]:
+    parts = orchestrator.parts
+    return {
+        "catalog": _check(lambda: parts.catalog.collections(orchestrator.scope)),
+        "store": _check(parts.store.ping),
+        "disk": _check_disk(parts.settings),
+    }
+
+
+def _check(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except RagError as error:
+        return str(error)
+    return "ok"
+
+
+def _check_disk(settings: Settings) -> str:
+    free = shutil.disk_usage(settings.data).free
+    if free >= settings.min_free_bytes:
+        return "ok"
+    return f"{free} bytes are free below the data folder, {settings.min_free_bytes} are needed"

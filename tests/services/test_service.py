@@ -1,0 +1,120 @@
+"""Health, start and stop, and the documentation page's examples."""
+
+from importlib.metadata import version
+
+import pytest
+from fastapi.testclient import TestClient
+
+from rag.errors import DataFolderBusy, StoreUnreachable
+from services import app, chat, ingestion
+from services import service as services
+from tests.services.serving import is_problem, reopened, serving, with_models
+
+
+def test_health(client):
+    assert client.get("/healthz").json() == {"status": "ok", "version": version("ragstone")}
+    ready = client.get("/readyz").json()
+    assert ready == {"status": "ok", "checks": {"catalog": "ok", "store": "ok", "disk": "ok"}}
+
+
+def test_not_ready_says_what_is_missing(client, parts, monkeypatch):
+    def gone() -> None:
+        raise StoreUnreachable("Qdrant does not answer.", hint="Start it.")
+
+    monkeypatch.setattr(parts.store, "ping", gone)
+    found = is_problem(client.get("/readyz"), 503, "about:blank")
+    assert found["checks"]["store"] == "Qdrant does not answer. Start it."
+    assert found["checks"]["catalog"] == "ok"
+    assert client.get("/healthz").status_code == 200
+
+
+def test_an_application_opens_its_folder_and_lets_it_go(parts, tmp_path):
+    settings = parts.settings.model_copy(update={"data": tmp_path})
+    for _ in range(2):
+        application = app.create_app(settings)
+        with TestClient(application) as opened:
+            assert opened.get("/readyz").status_code == 200
+            with pytest.raises(DataFolderBusy), TestClient(app.create_app(settings)):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("create", "has", "lacks"),
+    [
+        (chat.create_app, {"/v1/ask", "/v1/search", "/score"}, {"/v1/documents"}),
+        (ingestion.create_app, {"/v1/documents", "/v1/jobs/{job_id}"}, {"/v1/ask", "/score"}),
+        (app.create_app, {"/v1/ask", "/score", "/v1/documents", "/v1/collections"}, set()),
+    ],
+)
+def test_each_service_has_its_own_routes(client, create, has, lacks):
+    schema = create(orchestrator=client.app.state.service.orchestrator).openapi()
+    paths = set(schema["paths"])
+    assert paths >= has | {"/healthz", "/readyz"}
+    assert not paths & lacks
+
+
+def test_wrong_settings_end_the_process_with_a_sentence(monkeypatch):
+    monkeypatch.setenv("RAG_PORT", "none")
+    with pytest.raises(SystemExit, match="port"):
+        services.run(chat.create_app)
+
+
+def test_serving_uses_the_configured_address(monkeypatch):
+    seen = {}
+    monkeypatch.setenv("RAG_PORT", "8123")
+    monkeypatch.setattr(services.uvicorn, "run", lambda _, **options: seen.update(options))
+    services.run(chat.create_app)
+    assert (seen["host"], seen["port"]) == ("127.0.0.1", 8123)
+
+
+def test_the_examples_of_the_documentation_work(lm_parts, tmp_path):
+    """All of /docs, against an empty folder, in the order in which a reader would try them."""
+    with reopened(lm_parts, tmp_path) as fresh, serving(fresh) as client:
+        assert client.get("/docs").status_code == 200
+        schema = client.get("/openapi.json").json()
+        tried = 0
+        for path in ("/v1/documents?wait=true", "/v1/collections", "/v1/search", "/v1/ask"):
+            for example in _examples(schema, path.partition("?")[0], "post"):
+                assert client.post(path, json=example).is_success, (path, example)
+                tried += 1
+        for example in _examples(schema, "/v1/collections/{name}", "patch"):
+            assert client.patch("/v1/collections/manuals", json=example).is_success
+            tried += 1
+        for example in _examples(schema, "/score", "post"):
+            assert client.post("/score", json=example).is_success, example
+            tried += 1
+        assert tried == sum(len(_all(operation)) for operation in _operations(schema))
+
+
+def test_the_documented_question_is_answered(parts, tmp_path):
+    with reopened(parts, tmp_path) as fresh, serving(with_models(fresh)) as client:
+        schema = client.get("/openapi.json").json()
+        (document,) = _examples(schema, "/v1/documents", "post")
+        assert client.post("/v1/documents?wait=true", json=document).status_code == 200
+        question = next(iter(_examples(schema, "/v1/ask", "post")))
+        assert "Robert Stevenson" in client.post("/v1/ask", json=question).json()["answer"]
+
+
+def test_every_operation_documents_its_problems(client):
+    for operation in _operations(client.get("/openapi.json").json()):
+        problem = operation["responses"]["default"]["content"]
+        assert set(problem) == {"application/problem+json"}
+        assert set(operation["responses"].get("422", {"content": problem})["content"]) == set(
+            problem
+        )
+
+
+def _operations(schema):
+    return [operation for path in schema["paths"].values() for operation in path.values()]
+
+
+def _all(operation):
+    content = operation.get("requestBody", {}).get("content", {})
+    examples = content.get("application/json", {}).get("examples", {})
+    return [example["value"] for example in examples.values()]
+
+
+def _examples(schema, path, method):
+    found = _all(schema["paths"][path][method])
+    assert found, f"{method} {path} has no examples"
+    return found
