@@ -30,7 +30,9 @@ class VectorCache:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of `texts`, float32 (n, dim); what is not known yet is computed and kept."""
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows}
+        missing = {
+            key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows
+        }
         order = sorted(missing, key=lambda key: len(missing[key]))
         for at in track(range(0, len(order), BLOCK), "embedding", disable=not order):
             part = order[at : at + BLOCK]

@@ -1,25 +1,16 @@
-"""Context -> a stream of text: by a language model, or by quoting."""
+"""Context -> a stream of text, by a language model. (`quote.py` answers without one.)"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rag.catalog import Collection
 from rag.cite import Quote
 from rag.errors import InvalidInput
 from rag.prompt import NO_ANSWER, answer_messages
-from rag.rerank import Frequencies, LateInteractionReranker, max_similarities
+from rag.rerank import Frequencies
 from rag.sampling import Sampling
-from rag.sentences import sentence_spans
-from rag.settings import QUOTE
-from rag.types import Context, Cut, Message, Passage, Usage
-
-MIN_QUOTE_CHARS = 25  # shorter sentences are headings, captions, "See below."
-MIN_GAIN = 0.03  # of coverage; what the next quoted sentence must add
-
+from rag.types import Context, Cut, Message, Usage
 
 Prompt = str | tuple[Message, ...]
 
@@ -145,89 +136,9 @@ def with_default_length(sampling: Sampling, new_tokens: int) -> Sampling:
     return replace(sampling, max_new_tokens=new_tokens)
 
 
-class QuoteGenerator:
-    """Answers without a language model: the sentences that cover the question best, verbatim.
-
-    The first sentence is the one with the highest IDF-weighted MaxSim; each further one must cover
-    question tokens that those before do not (greedy maximisation of a submodular cover: Lin and
-    Bilmes, "A Class of Submodular Functions for Document Summarization", ACL 2011). So a question
-    with two halves gets a sentence for each.
-    """
-
-    id = QUOTE
-
-    def __init__(self, late_interaction: LateInteractionReranker, *, most: int) -> None:
-        self._late_interaction = late_interaction
-        self._most = most
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text in the embedder's tokenizer."""
-        return self._late_interaction.count_tokens(text)
-
-    def answer(self, request: Request) -> Generated:
-        """The quoted sentences, each followed by its marker; or that nothing supports an answer."""
-        quotes = self.quotes(request.question, request.context, request.frequencies)
-        pieces = [_quoted(quote) for quote in quotes] or [NO_ANSWER]
-        return Generated(
-            FixedText(pieces, notes=_unused(request.sampling)), request.context, quotes
-        )
-
-    def quotes(
-        self, question: str, context: Context, frequencies: Frequencies
-    ) -> tuple[Quote, ...]:
-        """The best sentences, best first, at most `most`."""
-        candidates = [quote for passage in context.passages for quote in sentences(passage)]
-        if not candidates:
-            return ()
-        asked, weights = self._late_interaction.question_tokens(question, frequencies)
-        read = self._late_interaction.token_vectors([_in_place(quote) for quote in candidates])
-        cover = np.stack([max_similarities(asked, r) for r in read])
-        chosen = _greedy_cover(cover, weights, self._most)
-        return tuple(candidates[at] for at in chosen)
-
-
 def refuse(context: Context) -> Generated:
     """The answer when no passage supports one."""
     return Generated(FixedText([NO_ANSWER]), context, ())
-
-
-def sentences(passage: Passage) -> list[Quote]:
-    """The sentences of a passage that can stand as a quote."""
-    spans = [s for s in sentence_spans(passage.text) if s[1] - s[0] >= MIN_QUOTE_CHARS]
-    return [Quote(passage, start, end) for start, end in spans]
-
-
-def _in_place(quote: Quote) -> str:
-    """A sentence with its title: "It was lit in 1811" is about what the title names."""
-    return f"{quote.passage.title}\n{quote.passage.text[quote.start : quote.end]}"
-
-
-def _greedy_cover(cover: NDArray[np.float32], weights: NDArray[np.float32], most: int) -> list[int]:
-    chosen: list[int] = []
-    covered = np.zeros(cover.shape[1], dtype=np.float32)
-    for _ in range(min(most, len(cover))):
-        gains = (np.maximum(cover, covered) - covered) @ weights
-        best = int(gains.argmax())
-        if chosen and gains[best] < MIN_GAIN:
-            break
-        chosen.append(best)
-        covered = np.maximum(covered, cover[best])
-    return chosen
-
-
-def _quoted(quote: Quote) -> str:
-    return f"{quote.passage.text[quote.start : quote.end]} [{quote.passage.number}]"
-
-
-def _unused(sampling: Sampling) -> tuple[str, ...]:
-    given = [
-        name
-        for name in ("temperature", "top_p", "max_new_tokens", "do_sample", "seed", "stop")
-        if getattr(sampling, name) not in (None, ())
-    ]
-    if not given:
-        return ()
-    return (f"{', '.join(given)} had no effect: the quote generator samples nothing",)
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ def language_warning(text: str, known: Sequence[str], model: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _identifier() -> Any:  # noqa: ANN401 - py3langid has no types
-    from py3langid.langid import (  # type: ignore[import-untyped]
+    from py3langid.langid import (
         MODEL_FILE,
         LanguageIdentifier,
     )

@@ -11,9 +11,10 @@ from typing import Any, TypeVar, cast
 
 from rag.catalog import Catalog, Collection
 from rag.embed import Embedder, load_embedder
-from rag.generate import Generator, LanguageModelGenerator, QuoteGenerator
+from rag.generate import Generator, LanguageModelGenerator
 from rag.models.load import resolve
 from rag.objects import ObjectStore
+from rag.quote import QuoteGenerator
 from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
 from rag.retrieve import LiveGenerations
 from rag.settings import LATE_INTERACTION, NO_RERANKER, QUOTE, Settings
@@ -52,8 +53,7 @@ class Parts:
     @property
     def late_interaction(self) -> LateInteractionReranker:
         """Late interaction over the embedder's token vectors, which needs nothing more."""
-        blend = self.settings.rerank_blend
-        return LateInteractionReranker(self.embedder, blend=blend)
+        return self._once("late interaction", self._load_late_interaction)
 
     def frequencies(self, scope: Scope, collection: Collection) -> Frequencies:
         """Looks up in how many chunks of a collection tokens occur."""
@@ -89,6 +89,9 @@ class Parts:
 
             torch.set_num_threads(self.settings.threads)
         return load_embedder(self.settings.models.embedder, device=self._device)
+
+    def _load_late_interaction(self) -> LateInteractionReranker:
+        return LateInteractionReranker(self.embedder, blend=self.settings.rerank_blend)
 
     def _load_reranker(self) -> Reranker | None:
         name = self.settings.models.reranker

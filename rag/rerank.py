@@ -7,6 +7,8 @@ collection; it needs no weights of its own and is blended with the score that th
 """
 
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -21,6 +23,8 @@ from rag.types import Hit
 
 Frequencies = Callable[[Sequence[int]], tuple[Mapping[int, int], int]]
 """Token ids -> (in how many chunks of the collection each occurs, number of chunks)."""
+
+RECENT_TEXTS = 64  # of 256 tokens of 384 dimensions: 25 MB
 
 
 class CrossEncoder(Protocol):
@@ -69,26 +73,37 @@ class LateInteractionReranker:
     def __init__(self, embedder: Embedder, *, blend: float = 0.5) -> None:
         self.blend = blend
         self._embedder = embedder
+        self._recent: OrderedDict[str, TokenVectors] = OrderedDict()
+        self._guard = threading.Lock()
 
     def relevance(
         self, question: str, passages: Sequence[str], frequencies: Frequencies
     ) -> NDArray[np.float32]:
-        """Mean over the question's tokens of the best cosine in the passage, float32 (n,)."""
+        """Weighted mean over the question's tokens of the best cosine in the passage, (n,)."""
         asked, weights = self.question_tokens(question, frequencies)
-        read = self._embedder.token_vectors(passages)
+        read = self.token_vectors(passages)
         return np.array([max_similarities(asked, r) @ weights for r in read], dtype=np.float32)
 
     def question_tokens(
         self, question: str, frequencies: Frequencies
     ) -> tuple[TokenVectors, NDArray[np.float32]]:
         """The question's token vectors and their weights, float32 (t,), which sum to 1."""
-        (asked,) = self._embedder.token_vectors([question])
+        (asked,) = self.token_vectors([question])
         weights = idf([int(token) for token in asked.ids], frequencies)
         return asked, weights / max(weights.sum(), 1e-9)
 
     def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
-        """The token vectors of texts, as `relevance` sees them."""
-        return self._embedder.token_vectors(texts)
+        """The token vectors of texts. The latest are kept: support and quotes read them again."""
+        with self._guard:
+            known = {text: self._recent[text] for text in texts if text in self._recent}
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            known |= zip(missing, self._embedder.token_vectors(missing), strict=True)
+        with self._guard:
+            self._recent.update(known)
+            while len(self._recent) > RECENT_TEXTS:
+                self._recent.popitem(last=False)
+        return [known[text] for text in texts]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in the embedder's tokenizer."""

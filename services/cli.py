@@ -194,6 +194,7 @@ def ls(
     with opened(data, None) as rag:
         catalog, scope = rag.parts.catalog, rag.scope
         rows: Sequence[Any]
+        columns: tuple[str, ...]
         if collection is None:
             rows = catalog.collections(scope)
             columns = ("name", "chunks", "created_at")

@@ -150,7 +150,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         return respond(_not_json(f"{why} at character {found[0]['loc'][-1]}"), request.url.path)
     if [one["loc"] for one in found] == [("body",)] and not _is_json(request):
         return respond_http(415, "This route reads application/json.", request.url.path)
-    listed = [{"field": _field(one["loc"]), "message": _message(one)} for one in found]
+    listed = _by_field(found, error.body)
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in listed[:5])
     content = _object(
         KINDS[e.InvalidInput],
@@ -215,9 +215,33 @@ def is_json(content_type: str) -> bool:
     )
 
 
-def _field(loc: Sequence[object]) -> str:
-    """`("body", "documents", 0, "text")` as `documents.0.text`."""
-    return ".".join(str(part) for part in loc[1:]) or str(loc[0])
+def _by_field(found: Sequence[Mapping[str, Any]], body: object) -> list[dict[str, str]]:
+    """Each wrong field once: one that may be of several types is wrong in a way for each."""
+    messages: dict[str, list[str]] = {}
+    for one in found:
+        messages.setdefault(_field(one, body), []).append(_message(one))
+    return [
+        {"field": field, "message": "; or ".join(dict.fromkeys(said))}
+        for field, said in messages.items()
+    ]
+
+
+def _field(found: Mapping[str, Any], body: object) -> str:
+    """`("body", "documents", 0, "text")` as `documents.0.text`.
+
+    pydantic's places also name types that were tried, such as `list[str]`; what is not in the body
+    is none of its fields, unless it is the field that is missing.
+    """
+    place, *parts = found["loc"]
+    path, at = [], body
+    for number, part in enumerate(parts, 1):
+        inside = isinstance(at, list) and isinstance(part, int) and part < len(at)
+        if inside or (isinstance(at, dict) and part in at):
+            at = at[part]  # type: ignore[index] # a list or a dict, checked above
+        elif place == "body" and not (found["type"] == "missing" and number == len(parts)):
+            continue
+        path.append(str(part))
+    return ".".join(path) or str(place)
 
 
 def _message(found: Mapping[str, Any]) -> str:

@@ -282,6 +282,15 @@ class DocumentsRequest(Asked):
     collection: CollectionName = "default"
 
 
+class UploadFields(Asked):
+    """The fields of a form beside its files."""
+
+    collection: CollectionName = "default"
+    metadata: MetadataIn = {}
+    id: Text | None = None
+    title: Text | None = None
+
+
 class ReportOut(Wire):
     """What ingesting did with one document.
 

@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -19,13 +19,11 @@ from rag.sources import Source, check_id, check_metadata, derived_id
 from services.jobs import Upload
 from services.limits import FORM_BYTES
 from services.problems import MalformedBody, is_json
-from services.schemas import CollectionName, DocumentIn, DocumentsRequest, MetadataIn
+from services.schemas import DocumentIn, DocumentsRequest, UploadFields
 
 FILE_FIELDS = ("files", "file")
-TEXT_FIELDS = ("collection", "metadata", "id", "title")
 
-_COLLECTION: TypeAdapter[str] = TypeAdapter(CollectionName)
-_METADATA: TypeAdapter[Mapping[str, Any]] = TypeAdapter(MetadataIn)
+M = TypeVar("M", bound=BaseModel)
 
 
 async def read(request: Request, settings: Settings) -> tuple[str, list[Upload]]:
@@ -56,11 +54,10 @@ def close(uploads: Sequence[Upload]) -> None:
 
 def _read_json(body: bytes, settings: Settings) -> tuple[str, list[Upload]]:
     try:
-        given = DocumentsRequest.model_validate(json.loads(body))
-    except ValidationError as error:
-        raise _invalid(error, "body") from None
+        sent = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"The body is not JSON: {error}.") from None
+    given = _validated(DocumentsRequest, sent)
     uploads = [Upload(_source(document)) for document in given.documents]
     _check(uploads, settings)
     return given.collection, uploads
@@ -73,8 +70,6 @@ def _source(given: DocumentIn) -> Source:
         # Nothing names it: the same text again is the same document.
         digest = hashlib.sha256(given.text.encode("utf8", "surrogatepass")).hexdigest()
         identity = derived_id(given.title or "text", digest)
-    if identity is not None:
-        check_id(identity)
     return Source(
         name=name,
         origin=given.source or "",
@@ -98,29 +93,15 @@ async def _form(request: Request, settings: Settings) -> FormData:
 
 def _read_form(form: FormData, settings: Settings) -> tuple[str, list[Upload]]:
     files = _files(form)
-    fields = _fields(form)
-    if "id" in fields and len(files) > 1:
+    given = _validated(UploadFields, _fields(form))
+    if given.id and len(files) > 1:
         raise InvalidInput("An id names one document, and several files were sent.")
-    if "id" in fields:
-        check_id(fields["id"])
-    metadata = _metadata(fields.get("metadata", ""))
-    uploads = [_upload(file, fields, metadata, settings) for file in files]
+    uploads = [_upload(file, given, settings) for file in files]
     _check(uploads, settings)
-    try:
-        return _COLLECTION.validate_python(fields.get("collection", "default")), uploads
-    except ValidationError as error:
-        raise _invalid(error, "body", "collection") from None
+    return given.collection, uploads
 
 
 def _files(form: FormData) -> list[UploadFile]:
-    unknown = sorted(set(form) - {*FILE_FIELDS, *TEXT_FIELDS})
-    if unknown:
-        raise RequestValidationError(
-            [
-                {"type": "extra_forbidden", "loc": ("body", name), "msg": "", "input": None}
-                for name in unknown
-            ]
-        )
     found = [value for name in FILE_FIELDS for value in form.getlist(name)]
     files = [value for value in found if isinstance(value, UploadFile)]
     if not files or len(files) < len(found):
@@ -131,30 +112,21 @@ def _files(form: FormData) -> list[UploadFile]:
     return files
 
 
-def _fields(form: FormData) -> dict[str, str]:
-    fields = {name: form[name] for name in TEXT_FIELDS if name in form}
-    for name, value in fields.items():
-        if not isinstance(value, str):
-            raise InvalidInput(f"The field {name!r} is a text, not a file.")
-        if "\0" in value:
-            raise InvalidInput(f"The field {name!r} holds a NUL, which is no text.")
-    return {name: value for name, value in fields.items() if isinstance(value, str) and value}
+def _fields(form: FormData) -> dict[str, Any]:
+    """The fields beside the files, `metadata` parsed; an empty one counts as not sent."""
+    fields: dict[str, Any] = {k: v for k, v in form.items() if k not in FILE_FIELDS and v != ""}
+    if isinstance(fields.get("metadata"), str):
+        try:
+            fields["metadata"] = json.loads(fields["metadata"])
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(
+                f"The field 'metadata' is not JSON: {error}.",
+                hint='Write it as {"author": "..."}.',
+            ) from None
+    return fields
 
 
-def _metadata(given: str) -> Mapping[str, Any]:
-    try:
-        return _METADATA.validate_python(json.loads(given), strict=True) if given else {}
-    except ValidationError as error:
-        raise _invalid(error, "body", "metadata") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(
-            f"The field 'metadata' is not JSON: {error}.", hint='Write it as {"author": "..."}.'
-        ) from None
-
-
-def _upload(
-    file: UploadFile, fields: Mapping[str, str], metadata: Mapping[str, Any], settings: Settings
-) -> Upload:
+def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload:
     origin = file.filename or ""
     if not origin.isprintable() or not origin.strip():
         raise InvalidInput(f"A file needs a printable name, not {origin!r:.80}.")
@@ -166,10 +138,10 @@ def _upload(
     source = Source(
         name=PurePosixPath(origin.replace("\\", "/")).name or origin,
         origin=origin,
-        id=fields.get("id", ""),
-        title=fields.get("title"),
+        id=given.id or "",
+        title=given.title,
         media_type=file.content_type,
-        metadata=metadata,
+        metadata=given.metadata,
     )
     return Upload(source, file.file)
 
@@ -178,6 +150,7 @@ def _check(uploads: Sequence[Upload], settings: Settings) -> None:
     if len(uploads) > settings.max_documents:
         raise _too_many(settings)
     for upload in uploads:
+        check_id(upload.source.document_id)
         check_metadata(upload.source.metadata, settings.max_metadata_bytes)
 
 
@@ -188,10 +161,12 @@ def _too_many(settings: Settings) -> TooLarge:
     )
 
 
-def _invalid(error: ValidationError, *where: str) -> RequestValidationError:
-    return RequestValidationError(
-        [{**found, "loc": (*where, *found["loc"])} for found in error.errors()]
-    )
+def _validated(model: type[M], sent: object) -> M:
+    try:
+        return model.model_validate(sent)
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(found, body=sent) from None
 
 
 def _json_schema() -> dict[str, Any]:

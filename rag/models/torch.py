@@ -43,6 +43,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.utils import logging as transformers_logging
 
 from rag.errors import InvalidInput, ModelUnavailable
 from rag.models.chat import END_MARKS, fold_system, write_form
@@ -425,10 +426,16 @@ def convert_tokenizer(folder: Path) -> Tokenizer:
 
 @contextmanager
 def _loading(files: ModelFiles) -> Iterator[None]:
+    # A bar that runs for a tenth of a second tells nobody anything.
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(f"{files.id} cannot be loaded from {files.path}: {error}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:

@@ -136,7 +136,8 @@ def test_two_megabytes_of_question(client):
         ({"question": "Who?", "history": [{"role": "user"}]}, "history.0.content"),
         ({"question": "\ud800"}, "question"),
         ({"question": "Who?", "filter": {"by": "\ud800"}}, "filter"),
-        ({"question": "Who?", "stop": 5}, "stop.str"),
+        ({"question": "Who?", "stop": ["a", 5]}, "stop.1"),
+        ({"question": "Who?", "stop": 5}, "stop"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named(client, body, field):

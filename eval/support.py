@@ -1,0 +1,108 @@
+"""Fit when to abstain: python -m eval.support FOLDER [--write]
+
+Each question is asked twice: of the whole collection, and with its relevant documents held out,
+so that nothing there answers it. A logistic regression over the two numbers of `rag.support`
+tells the two apart; the threshold keeps the given share of the answerable questions.
+"""
+
+import argparse
+import json
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+
+from eval.collection import Collection, indexed
+from eval.datasets import Dataset, load_dataset
+from eval.vectors import RememberingEmbedder
+from rag.embed import load_embedder
+from rag.pack import pack
+from rag.quote import gather
+from rag.rerank import LateInteractionReranker, rerank
+from rag.settings import LATE_INTERACTION, PROFILES, Settings
+from rag.support import CALIBRATION, calibration_key
+from rag.types import Hit
+
+
+def main() -> None:
+    options = _options()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    dataset = load_dataset(options.folder)
+    embedder = RememberingEmbedder(load_embedder(options.model))
+    queries = random.Random(0).sample(sorted(dataset.qrels), options.questions)
+    with indexed(dataset, embedder) as collection:
+        rows, labels, groups = _measure(dataset, collection, queries)
+    model = LogisticRegression(C=1e3)
+    folds = GroupKFold(5)
+    held = cross_val_predict(model, rows, labels, groups=groups, cv=folds, method="predict_proba")
+    threshold = float(np.quantile(held[labels == 1, 1], 1 - options.keep))
+    print(f"{dataset.name}: {(labels == 1).sum()} answerable, {(labels == 0).sum()} held out")
+    print(f"AUC {roc_auc_score(labels, held[:, 1]):.3f} in 5-fold cross-validation by question")
+    answered = (held[labels == 1, 1] >= threshold).mean()
+    abstained = (held[labels == 0, 1] < threshold).mean()
+    print(f"threshold {threshold:.3f}: answers {answered:.1%} of the answerable,")
+    print(f"abstains on {abstained:.1%} of the others")
+    model.fit(rows, labels)
+    fitted = {
+        "sentence": round(float(model.coef_[0][0]), 4),
+        "fused": round(float(model.coef_[0][1]), 4),
+        "bias": round(float(model.intercept_[0]), 4),
+        "threshold": round(threshold, 3),
+        "fitted_on": dataset.name,
+    }
+    print(json.dumps(fitted))
+    if options.write:
+        known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
+        known[calibration_key(options.model, LATE_INTERACTION, "dbsf")] = fitted
+        CALIBRATION.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def _measure(
+    dataset: Dataset, collection: Collection, queries: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+    """(features (n, 2), 1 for answerable, the query of each row)."""
+    late_interaction = LateInteractionReranker(collection.embedder)
+    rows, labels, groups = [], [], []
+    for query in track(queries, "asking"):
+        gold = dataset.qrels[query]
+        hits = collection.retrieve(dataset.queries[query])
+        without = [hit for hit in hits if hit.chunk.document_id not in gold]
+        for label, candidates in ((1, hits), (0, without)):
+            found, row = _features(dataset.queries[query], candidates, collection, late_interaction)
+            if label == 1 and not found & set(gold):
+                continue  # retrieval missed it: what stands in the context does not answer
+            rows.append(row)
+            labels.append(label)
+            groups.append(query)
+    return np.array(rows), np.array(labels), groups
+
+
+def _features(
+    question: str, hits: list[Hit], collection: Collection, scorer: LateInteractionReranker
+) -> tuple[set[str], tuple[float, float]]:
+    settings = Settings()
+    best = rerank(question, hits, scorer, settings.rerank_limit, collection.frequencies)
+    context = pack(best, budget=settings.context_tokens, count_tokens=scorer.count_tokens)
+    evidence = gather(question, context, scorer, collection.frequencies)
+    fused = max(hit.scores.fused or 0.0 for hit in best)
+    return {passage.document_id for passage in context.passages}, (evidence.best, fused)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="corpus.jsonl, queries.jsonl, qrels/")
+    parser.add_argument("--model", default=PROFILES["starter"].embedder)
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--keep", type=float, default=0.9, help="share of answerable answered")
+    parser.add_argument("--write", action="store_true", help="write rag/calibration.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What many tests share: the starter profile over the sample collection, built once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rag import collection as shelf
+from rag.demo import documents
+from rag.orchestrator import Orchestrator
+
+
+@pytest.fixture(scope="session")
+def lighthouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestrator]:
+    """Ragstone with the sample documents in collection `lighthouse`; tests only read it."""
+    data = tmp_path_factory.mktemp("lighthouse")
+    with Orchestrator.open(data, profile="starter") as rag:
+        shelf.ensure(rag.parts, rag.scope, "lighthouse")
+        for source in documents():
+            rag.add(source, collection="lighthouse")
+        yield rag
+
+
+@pytest.fixture
+def rag(tmp_path: Path, lighthouse: Orchestrator) -> Iterator[Orchestrator]:
+    """An empty Ragstone of one's own, with the models that are loaded already."""
+    with Orchestrator.open(tmp_path / "data", profile="starter") as opened:
+        for name in ("embedder", "reranker", "generator", "late interaction"):
+            getattr(lighthouse.parts, name.replace(" ", "_"))  # load what is not loaded yet
+            opened.parts._loaded[name] = lighthouse.parts._loaded[name]
+        yield opened

@@ -1,0 +1,101 @@
+"""The `rag` command as a shell sees it: output, exit codes, one line per error."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from services.cli import main; main()", *arguments],
+        cwd=folder,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with two documents ingested by the command line."""
+    made = tmp_path_factory.mktemp("work")
+    (made / "docs").mkdir()
+    (made / "docs" / "bell.md").write_text("# Bell Rock\n\nThe Bell Rock light was lit in 1811.\n")
+    (made / "docs" / "broken.pdf").write_bytes(b"%PDF-1.7 broken")
+    return made
+
+
+def test_ingest_ask_search_ls_rm(folder):
+    starter = ("--profile", "starter")
+    done = run("ingest", "docs", "-m", "sea=north", "-m", "year=1811", *starter, folder=folder)
+    assert done.returncode == 1  # one file could not be read
+    assert "1 ingested, 1 failed" in done.stderr
+    assert "broken.pdf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    asked = run("ask", "When was the Bell Rock light lit?", "--json", *starter, folder=folder)
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert answer["citations"][0]["quote"] == "The Bell Rock light was lit in 1811."
+
+    listed = json.loads(run("ls", "default", "--json", folder=folder).stdout)
+    assert [row["metadata"] for row in listed] == [{"sea": "north", "year": 1811}]
+
+    where = '{"year": {"gte": 1900}}'
+    found = run("search", "Bell Rock", "--filter", where, "--json", *starter, folder=folder)
+    assert json.loads(found.stdout)["hits"] == []
+
+    assert run("rm", listed[0]["id"], folder=folder).returncode == 0
+    assert json.loads(run("ls", "default", "--json", folder=folder).stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["ask", "x", "-c", "nowhere", "-p", "starter"], 3, "no collection 'nowhere'"),
+        (["ask", "x", "--temperature", "-1", "-p", "starter"], 2, "temperature"),
+        (["ask", "x", "-p", "enormous"], 2, "profile"),
+        (["ask", "x", "--filter", "{", "-p", "starter"], 2, "not JSON"),
+        (["ingest", "missing.txt", "-p", "starter"], 3, "missing.txt"),
+        (["ingest", "docs"], 5, "rag models pull"),
+        (["rm"], 2, "--all"),
+        (["ls", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_errors_are_a_line_and_a_hint(folder, arguments, code, says):
+    done = run(*arguments, folder=folder)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unreachable_qdrant_is_named(folder):
+    done = run(
+        "ls", "default", folder=folder, RAG_QDRANT_URL="http://127.0.0.1:1", RAG_DATA="elsewhere"
+    )
+    assert done.returncode == 3  # listing needs the catalog only
+    asked = run(
+        *("ingest", "docs", "-p", "starter"),
+        folder=folder,
+        RAG_QDRANT_URL="http://127.0.0.1:1",
+        RAG_DATA="elsewhere",
+    )
+    assert asked.returncode == 6
+    assert "http://127.0.0.1:1 does not answer" in asked.stderr
+
+
+def test_doctor_says_what_runs(folder):
+    done = run("doctor", "--json", folder=folder)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert checks["profile starter"]["ok"] is True
+    assert checks["profile default"]["ok"] is False
+    assert "rag models pull" in checks["profile default"]["found"]
