@@ -25,8 +25,8 @@ from rag.embed import load_embedder
 from rag.pack import pack
 from rag.quote import gather
 from rag.rerank import LateInteractionReranker, rerank
-from rag.settings import LATE_INTERACTION, PROFILES, Settings
-from rag.support import CALIBRATION, calibration_key
+from rag.settings import PROFILES, Settings
+from rag.support import CALIBRATION, FEW, calibration_key
 from rag.types import Hit
 
 
@@ -38,29 +38,42 @@ def main() -> None:
     queries = random.Random(0).sample(sorted(dataset.qrels), options.questions)
     with indexed(dataset, embedder) as collection:
         rows, labels, groups = _measure(dataset, collection, queries)
+    known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
+    for fusion, columns in (("dbsf", [0, 1]), (FEW, [0])):
+        fitted = _fit(dataset.name, rows[:, columns], labels, groups, options.keep)
+        known[calibration_key(options.model, fusion)] = fitted
+        print(f"{fusion}: {json.dumps(fitted)}")
+    if options.write:
+        CALIBRATION.write_text(json.dumps(known, indent=2) + "\n")
+
+
+def _fit(
+    name: str,
+    rows: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    groups: list[str],
+    keep: float,
+) -> dict[str, float | str]:
+    """The calibration, its quality printed as cross-validation by question sees it."""
     model = LogisticRegression(C=1e3)
-    folds = GroupKFold(5)
-    held = cross_val_predict(model, rows, labels, groups=groups, cv=folds, method="predict_proba")
-    threshold = float(np.quantile(held[labels == 1, 1], 1 - options.keep))
-    print(f"{dataset.name}: {(labels == 1).sum()} answerable, {(labels == 0).sum()} held out")
-    print(f"AUC {roc_auc_score(labels, held[:, 1]):.3f} in 5-fold cross-validation by question")
-    answered = (held[labels == 1, 1] >= threshold).mean()
-    abstained = (held[labels == 0, 1] < threshold).mean()
-    print(f"threshold {threshold:.3f}: answers {answered:.1%} of the answerable,")
+    held = cross_val_predict(
+        model, rows, labels, groups=groups, cv=GroupKFold(5), method="predict_proba"
+    )[:, 1]
+    threshold = float(np.quantile(held[labels == 1], 1 - keep))
+    answered = (held[labels == 1] >= threshold).mean()
+    abstained = (held[labels == 0] < threshold).mean()
+    print(f"{(labels == 1).sum()} answerable, {(labels == 0).sum()} held out,")
+    print(f"AUC {roc_auc_score(labels, held):.3f}, answers {answered:.1%} of the answerable,")
     print(f"abstains on {abstained:.1%} of the others")
     model.fit(rows, labels)
-    fitted = {
-        "sentence": round(float(model.coef_[0][0]), 4),
-        "fused": round(float(model.coef_[0][1]), 4),
+    weights = [*model.coef_[0], 0.0]
+    return {
+        "sentence": round(float(weights[0]), 4),
+        "fused": round(float(weights[1]), 4),
         "bias": round(float(model.intercept_[0]), 4),
         "threshold": round(threshold, 3),
-        "fitted_on": dataset.name,
+        "fitted_on": name,
     }
-    print(json.dumps(fitted))
-    if options.write:
-        known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
-        known[calibration_key(options.model, LATE_INTERACTION, "dbsf")] = fitted
-        CALIBRATION.write_text(json.dumps(known, indent=2) + "\n")
 
 
 def _measure(

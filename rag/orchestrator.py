@@ -84,7 +84,7 @@ class Orchestrator:
             frequencies = parts.frequencies(self.scope, shelved)
             request = Request(standalone, context, frequencies, sampling, history, shelved)
         with timings.stage("support"):
-            support = assess(request, found.hits, parts)
+            support = assess(request, found, parts)
         with timings.stage("generate"):
             generated = generator.answer(request) if support.enough else refuse(context)
             text = ""
@@ -128,12 +128,13 @@ class Orchestrator:
                 limit=max(settings.retrieve_limit, limit),
                 live=parts.live_generations(self.scope, found),
             )
+        candidates = len(hits)
         if rerank and parts.reranker is not None:
             with timings.stage("rerank"):
                 depth = max(settings.rerank_limit, limit)
                 frequencies = parts.frequencies(self.scope, found)
                 hits = by_relevance(question, hits, parts.reranker, depth, frequencies)
-        return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts))
+        return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts), candidates)
 
     def ingest(
         self,

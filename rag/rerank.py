@@ -24,6 +24,7 @@ from rag.types import Hit
 Frequencies = Callable[[Sequence[int]], tuple[Mapping[int, int], int]]
 """Token ids -> (in how many chunks of the collection each occurs, number of chunks)."""
 
+EVEN_CHUNKS = 100  # a collection of this size trusts its IDF by half
 RECENT_TEXTS = 64  # of 256 tokens of 384 dimensions: 25 MB
 
 
@@ -89,8 +90,7 @@ class LateInteractionReranker:
     ) -> tuple[TokenVectors, NDArray[np.float32]]:
         """The question's token vectors and their weights, float32 (t,), which sum to 1."""
         (asked,) = self.token_vectors([question])
-        weights = idf([int(token) for token in asked.ids], frequencies)
-        return asked, weights / max(weights.sum(), 1e-9)
+        return asked, token_weights([int(token) for token in asked.ids], frequencies)
 
     def token_vectors(self, texts: Sequence[str]) -> list[TokenVectors]:
         """The token vectors of texts. The latest are kept: support and quotes read them again."""
@@ -118,15 +118,26 @@ def max_similarities(asked: TokenVectors, read: TokenVectors) -> NDArray[np.floa
     return best
 
 
-def idf(tokens: Sequence[int], frequencies: Frequencies) -> NDArray[np.float32]:
-    """log(1 + (N - df + 0.5) / (df + 0.5)) of each token, float32 (t,).
+def token_weights(tokens: Sequence[int], frequencies: Frequencies) -> NDArray[np.float32]:
+    """How much each token counts, float32 (t,), summing to 1: its IDF in the collection.
+
+    A handful of chunks says little about how rare a token is, and a token that they do not hold
+    would outweigh all others; so the weights of a small collection are drawn towards equal ones.
+    """
+    counts, total = frequencies(sorted(set(tokens)))
+    rare = idf([counts.get(token, 0) for token in tokens], total)
+    trust = total / (total + EVEN_CHUNKS)
+    weights = trust * rare / max(rare.mean(), 1e-9) + (1 - trust) if tokens else rare
+    return np.asarray(weights / max(weights.sum(), 1e-9), dtype=np.float32)
+
+
+def idf(counts: Sequence[int], total: int) -> NDArray[np.float32]:
+    """log(1 + (N - df + 0.5) / (df + 0.5)) for tokens that `counts` of `total` chunks hold, (t,).
 
     BM25's form (Robertson and Zaragoza 2009, with Lucene's 1 +, so that it stays positive).
     """
-    counts, total = frequencies(sorted(set(tokens)))
     return np.array(
-        [math.log1p((total - counts.get(t, 0) + 0.5) / (counts.get(t, 0) + 0.5)) for t in tokens],
-        dtype=np.float32,
+        [math.log1p((total - df + 0.5) / (df + 0.5)) for df in counts], dtype=np.float32
     )
 
 

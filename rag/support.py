@@ -2,13 +2,15 @@
 
 Where a calibration exists for the models that run (`calibration.json`, fitted by
 `python -m eval.support` on questions whose answers were held out of a collection), a logistic
-regression over two numbers decides: the weighted MaxSim of the best sentence, and the fused score
-of the best hit. Elsewhere only the obvious is refused, and the answer says "uncalibrated".
+regression decides over two numbers: the weighted MaxSim of the best sentence, and the fused score
+of the best hit. Among few candidates the fused score means nothing (it tells how far a hit stands
+out from the others), so there the first number decides alone. Elsewhere only the obvious is
+refused, and the answer says "uncalibrated".
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +20,10 @@ from rag.collection import fusion_of
 from rag.generate import Request
 from rag.parts import Parts
 from rag.quote import gather
-from rag.settings import LATE_INTERACTION, NO_RERANKER
-from rag.types import Hit
+from rag.settings import LATE_INTERACTION
+from rag.types import SearchResult
 
+FEW = "few candidates"
 CALIBRATION = Path(__file__).parent / "calibration.json"
 # Below this logit a cross-encoder is all but sure that the best passage does not answer (1 %).
 LEAST_LOGIT = math.log(0.01 / 0.99)
@@ -45,38 +48,45 @@ class Calibration:
     threshold: float
     fitted_on: str
 
-    def probability(self, sentence: float, fused: float) -> float:
-        """The probability that the context answers."""
-        return 1 / (1 + math.exp(-(self.bias + self.sentence * sentence + self.fused * fused)))
+    def judge(self, sentence: float, fused: float) -> Support:
+        """Support by these two numbers."""
+        odds = self.bias + self.sentence * sentence + self.fused * fused
+        probability = 1 / (1 + math.exp(-odds))
+        how = f"{probability:.2f} of at least {self.threshold:.2f}, fitted on {self.fitted_on}"
+        return Support(probability >= self.threshold, how, probability)
 
 
-def assess(request: Request, hits: Sequence[Hit], parts: Parts) -> Support:
+def assess(request: Request, found: SearchResult, parts: Parts) -> Support:
     """Whether to answer from this context."""
     if not request.context.passages:
         return Support(False, "there are no passages")
-    reranker = parts.reranker.id if parts.reranker is not None else NO_RERANKER
-    fusion = fusion_of(request.collection, parts.settings)
-    calibration = calibrations().get(calibration_key(parts.embedder.id, reranker, fusion))
+    calibration = _calibration(request, found, parts)
     if calibration is None:
-        logit = max((hit.scores.rerank for hit in hits if hit.scores.rerank is not None), default=0)
-        refused = reranker not in (LATE_INTERACTION, NO_RERANKER) and logit < LEAST_LOGIT
-        return Support(not refused, "uncalibrated")
-    probability = calibration.probability(*features(request, hits, parts))
-    how = f"{probability:.2f}, at least {calibration.threshold:.2f} by {calibration.fitted_on}"
-    return Support(probability >= calibration.threshold, how, probability)
-
-
-def features(request: Request, hits: Sequence[Hit], parts: Parts) -> tuple[float, float]:
-    """(weighted MaxSim of the best sentence of the context, best fused score of the hits)."""
+        return _uncalibrated(found, parts)
     evidence = gather(
         request.question, request.context, parts.late_interaction, request.frequencies
     )
-    return evidence.best, max((hit.scores.fused or 0.0 for hit in hits), default=0.0)
+    fused = max((hit.scores.fused or 0.0 for hit in found.hits), default=0.0)
+    return calibration.judge(evidence.best, fused)
 
 
-def calibration_key(embedder: str, reranker: str, fusion: str) -> str:
-    """The name under which a combination's calibration is kept."""
-    return f"{embedder} / {reranker} / {fusion}"
+def _calibration(request: Request, found: SearchResult, parts: Parts) -> Calibration | None:
+    if parts.reranker is None or parts.reranker.id != LATE_INTERACTION:
+        return None
+    few = found.candidates < parts.settings.retrieve_limit
+    fusion = FEW if few else fusion_of(request.collection, parts.settings)
+    return calibrations().get(calibration_key(parts.embedder.id, fusion))
+
+
+def _uncalibrated(found: SearchResult, parts: Parts) -> Support:
+    logits = [hit.scores.rerank for hit in found.hits if hit.scores.rerank is not None]
+    crossed = parts.reranker is not None and parts.reranker.id != LATE_INTERACTION
+    return Support(not (crossed and logits and max(logits) < LEAST_LOGIT), "uncalibrated")
+
+
+def calibration_key(embedder: str, fusion: str) -> str:
+    """The name under which the calibration of late interaction is kept; `fusion` may be FEW."""
+    return f"{embedder} / {LATE_INTERACTION} / {fusion}"
 
 
 @lru_cache(maxsize=1)

@@ -183,11 +183,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hits, best first, with the seconds each stage took and what was left out."""
+    """Hits, best first, with the seconds each stage took and what was left out.
+
+    `candidates` counts what was retrieved, before reranking and `limit`.
+    """
 
     hits: tuple[Hit, ...]
     timings: Mapping[str, float]
     cuts: tuple[Cut, ...] = ()
+    candidates: int = 0
 
 
 @dataclass(frozen=True, slots=True)

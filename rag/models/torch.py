@@ -428,14 +428,14 @@ def convert_tokenizer(folder: Path) -> Tokenizer:
 def _loading(files: ModelFiles) -> Iterator[None]:
     # A bar that runs for a tenth of a second tells nobody anything.
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(f"{files.id} cannot be loaded from {files.path}: {error}") from error
     finally:
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:

@@ -33,6 +33,8 @@ from rag.store import (
 from rag.store.filters import AnyOf, Condition, Not, Range
 from rag.types import Scope
 
+DELETE_BYTES = 16 * 2**20
+
 
 class EdgeStore:
     """Holds the folder's lock while open: a shard can be open in one process only."""
@@ -127,6 +129,7 @@ class EdgeStore:
             scope,
             [AnyOf("document_id", (document_id,)), AnyOf("generation", tuple(generations))],
         )
+        self._check_space(DELETE_BYTES)  # less than for writing: deleting is what frees space
         self._shard(index).update(qe.UpdateOperation.delete_points_by_filter(where))
 
     def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
@@ -160,17 +163,19 @@ class EdgeStore:
                         f"The vectors of this collection are missing from {path}.",
                         hint="Restore the data folder from a backup, or delete the collection.",
                     )
+                self._check_space()  # opening a shard writes: its log, its segments
                 self._shards[index.physical] = qe.EdgeShard.load(str(path))
             return self._shards[index.physical]
 
-    def _check_space(self) -> None:
+    def _check_space(self, most: int = sys.maxsize) -> None:
         # The engine maps its files: a write beyond the end of the disk would kill the process
         # with SIGBUS, so there has to be room before it starts.
+        least = min(self._min_free_bytes, most)
         free = shutil.disk_usage(self._folder).free
-        if free < self._min_free_bytes:
+        if free < least:
             raise StorageFull(
                 f"Only {free / 2**20:.0f} MB are free below {self._folder},"
-                f" {self._min_free_bytes / 2**20:.0f} MB must stay free.",
+                f" {least / 2**20:.0f} MB must stay free.",
                 hint="Free some space, or lower RAG_MIN_FREE_BYTES.",
             )
 

@@ -163,28 +163,35 @@ def test_a_full_disk_loses_nothing(rag, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=500m", "tmpfs", str(disk)], check=False
     )
     if mount.returncode:
         pytest.skip("this machine does not let tests mount a tmpfs")
+    ballast = disk / "ballast"
     try:
-        with Orchestrator.open(disk / "data", profile="starter", min_free_bytes=0) as small:
+        with Orchestrator.open(disk / "data", profile="starter", min_free_bytes=2**26) as small:
             for name in ("embedder", "reranker", "generator", "late interaction"):
                 small.parts._loaded[name] = rag.parts._loaded[name]
             shelf.ensure(small.parts, small.scope, "default")
             small.add(note(FACT))
-        ballast = disk / "ballast"
-        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-        with ballast.open("wb") as file:
-            file.write(b"\0" * (free - 100_000))
-        with Orchestrator.open(disk / "data", profile="starter", min_free_bytes=2**20) as small:
-            for name in ("embedder", "reranker", "generator", "late interaction"):
-                small.parts._loaded[name] = rag.parts._loaded[name]
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            ballast.write_bytes(b"\0" * (free - 2**25))
             with pytest.raises(StorageFull, match="free"):
                 small.add(replace(note(OTHER), id="second"))
             assert [d.id for d in small.parts.catalog.documents(small.scope, "default")] == ["note"]
             assert "1811" in small.ask("When was the Bell Rock Lighthouse first lit?").text
-            ballast.unlink()
+        with (
+            Orchestrator.open(disk / "data", profile="starter", min_free_bytes=2**26) as small,
+            pytest.raises(StorageFull, match="free"),
+        ):
+            small.parts._loaded["embedder"] = rag.parts._loaded["embedder"]
+            small.search("Bell Rock")  # opening the shard would write, and kill the process
+        ballast.unlink()
+        with Orchestrator.open(disk / "data", profile="starter", min_free_bytes=2**26) as small:
+            for name in ("embedder", "reranker", "generator", "late interaction"):
+                small.parts._loaded[name] = rag.parts._loaded[name]
             assert small.add(replace(note(OTHER), id="second")).status == "ingested"
+            index = shelf.index_of(small.parts.catalog.collection(small.scope, "default"))
+            assert small.parts.store.count(small.scope, index) == 2
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
