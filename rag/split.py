@@ -6,7 +6,7 @@ last sentences of the one before (the overlap). A sentence longer than a chunk i
 words. Title and heading path are embedded with every chunk and count toward its size.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +72,7 @@ def split_document(
                 end=last.end,
                 tokens=0,
                 page=frame.page(first.start),
+                page_breaks=frame.page_breaks(first.start, last.end),
                 headings=frame.path(first.start),
                 lead=document.text[before : first.start],
                 source=source,
@@ -103,6 +104,11 @@ class _Frame:
     def page(self, offset: int) -> int | None:
         pages = self.document.pages
         return bisect_right(pages, offset) if pages else None
+
+    def page_breaks(self, start: int, end: int) -> tuple[int, ...]:
+        """Where further pages start within a chunk."""
+        pages = self.document.pages
+        return tuple(pages[bisect_right(pages, start) : bisect_left(pages, end)])
 
     def path(self, offset: int) -> tuple[str, ...]:
         """Headings above an offset, outermost dropped first when they would fill the chunk."""

@@ -1,5 +1,6 @@
 """The values that travel along the two paths. All frozen; offsets count characters from 0."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,7 @@ class Chunk:
 
     `tokens` counts what the embedder sees: title, heading path and text with special tokens.
     `page` is the page of the first character, 1-based, None where the format has no pages.
+    `page_breaks` are the document offsets inside the chunk at which further pages start.
     `lead` is the white space between the chunk before and this one, so that neighbours can be
     merged into exactly what the document says.
     """
@@ -69,10 +71,15 @@ class Chunk:
     end: int
     tokens: int
     page: int | None = None
+    page_breaks: tuple[int, ...] = ()
     headings: tuple[str, ...] = ()
     lead: str = ""
     source: str = ""
     metadata: Metadata = field(default_factory=dict)
+
+    def page_at(self, offset: int) -> int | None:
+        """The page of a document offset inside the chunk."""
+        return None if self.page is None else self.page + bisect_right(self.page_breaks, offset)
 
     @property
     def embedded_text(self) -> str:
@@ -129,7 +136,9 @@ class Passage:
         A quote late in a merged passage has its own page, not that of the passage's start.
         """
         holding = [chunk for chunk in self.chunks if chunk.start <= offset]
-        return (holding[-1].page, holding[-1].headings) if holding else (self.page, self.headings)
+        if not holding:
+            return self.page, self.headings
+        return holding[-1].page_at(offset), holding[-1].headings
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ def payload(scope: Scope, chunk: Chunk) -> dict[str, Any]:
         "end": chunk.end,
         "tokens": chunk.tokens,
         "page": chunk.page,
+        "page_breaks": list(chunk.page_breaks),
         "headings": list(chunk.headings),
         "lead": chunk.lead,
         "source": chunk.source,
@@ -147,6 +148,7 @@ def chunk_of(stored: dict[str, Any]) -> Chunk:
     """The chunk back from its payload."""
     fields = {key: value for key, value in stored.items() if key != "tenant"}
     fields["headings"] = tuple(fields["headings"])
+    fields["page_breaks"] = tuple(fields["page_breaks"])
     return Chunk(**fields)
 
 
