@@ -240,13 +240,12 @@ def serve(
     profile: Profile = None,
 ) -> None:
     """Run the chat and ingestion APIs in one process."""
-    import uvicorn
-
     from services.app import create_app
+    from services.service import serve as run
 
     settings = load_settings(data=data, profile=profile, host=host, port=port)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+    run(create_app(settings), settings)
 
 
 @app.command()

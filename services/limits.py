@@ -53,8 +53,7 @@ def too_large(limit: int) -> TooLarge:
     """What is said of a body above its limit."""
     return TooLarge(
         f"The body has more than {limit} bytes.",
-        hint="Send fewer or smaller documents at once, large ones as files; RAG_MAX_FILE_BYTES"
-        " bounds an upload.",
+        hint="Send less at once; large documents go as files, which RAG_MAX_FILE_BYTES bounds.",
     )
 
 

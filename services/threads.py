@@ -42,8 +42,9 @@ class Pool:
 
     def stream(self, call: Callable[[], Generator[T]]) -> "Stream[T]":
         """The events of a blocking generator. Holds a place until closed. Raises Overloaded."""
+        events = call()  # a generator: nothing has run yet
         self.enter()
-        return Stream(call(), self._limiter, self.leave)
+        return Stream(events, self._limiter, self.leave)
 
     @contextmanager
     def place(self) -> Iterator[None]:
