@@ -241,14 +241,19 @@ class Catalog:
                 )
             return _collection(connection, scope, name)
 
-    def delete_collection(self, scope: Scope, name: str) -> Collection:
-        """Forget a collection with all its documents; the caller drops its vectors."""
+    def delete_collection(self, scope: Scope, name: str) -> tuple[Collection, list[str]]:
+        """Forget a collection with all its documents; the caller drops its vectors.
+
+        Returns it, and the content and text hashes that nothing refers to any more.
+        """
         with self._write() as connection:
             found = _collection(connection, scope, name)
+            mine = generations.c.collection_id == found.id
+            hashes = _hashes(connection, mine)
             for table in (token_chunks, documents, generations):
                 connection.execute(table.delete().where(table.c.collection_id == found.id))
             connection.execute(collections.delete().where(collections.c.id == found.id))
-        return found
+            return found, _unused(connection, hashes)
 
     # Documents
 
@@ -369,15 +374,9 @@ class Catalog:
         with self._write() as connection:
             _collection(connection, scope, name)
             mine = generations.c.id.in_(stale) & (generations.c.state == "stale")
-            columns = (generations.c.content_hash, generations.c.text_hash)
-            rows = connection.execute(sa.select(*columns).where(mine)).all()
+            hashes = _hashes(connection, mine)
             connection.execute(generations.delete().where(mine))
-            hashes = {value for row in rows for value in row if value}
-            used: set[str] = set()
-            for column in columns:
-                query = sa.select(column).where(column.in_(hashes))
-                used.update(connection.execute(query).scalars())
-        return sorted(hashes - used)
+            return _unused(connection, hashes)
 
     def token_document_frequencies(
         self, scope: Scope, name: str, tokens: Sequence[int]
@@ -567,7 +566,7 @@ def _collection(connection: sa.Connection, scope: Scope, name: str) -> Collectio
 def _no_collection(name: str) -> NotFound:
     return NotFound(
         f"There is no collection {name[:80]!r}.",
-        hint="`rag ls` or GET /v1/collections lists those there are; ingesting creates one.",
+        hint="`rag ls` or GET /v1/collections lists those there are; `rag ingest` creates one.",
     )
 
 
@@ -593,6 +592,23 @@ def _document(row: Mapping[Any, Any]) -> DocumentRecord:
     fields["warnings"] = tuple(fields["warnings"])
     del fields["collection_id"]
     return DocumentRecord(**fields)
+
+
+def _hashes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> set[str]:
+    columns = (generations.c.content_hash, generations.c.text_hash)
+    rows = connection.execute(sa.select(*columns).where(which)).all()
+    return {value for row in rows for value in row if value}
+
+
+def _unused(connection: sa.Connection, hashes: set[str]) -> list[str]:
+    """Those of the hashes that no generation refers to."""
+    used: set[str] = set()
+    for column in (generations.c.content_hash, generations.c.text_hash):
+        # In parts, because databases bound the number of parameters.
+        for at in range(0, len(hashes), 500):
+            part = sorted(hashes)[at : at + 500]
+            used.update(connection.execute(sa.select(column).where(column.in_(part))).scalars())
+    return sorted(hashes - used)
 
 
 def _mark_stale(connection: sa.Connection, ids: Sequence[int]) -> None:

@@ -85,8 +85,10 @@ def update(
 
 def drop(parts: Parts, scope: Scope, name: str) -> None:
     """Delete a collection with all that it holds. Raises NotFound."""
-    dropped = parts.catalog.delete_collection(scope, name)
+    dropped, unused = parts.catalog.delete_collection(scope, name)
     parts.store.drop(index_of(dropped))
+    for digest in unused:
+        parts.objects.delete(digest)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
