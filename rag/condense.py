@@ -19,5 +19,9 @@ def condense(
     if not isinstance(generator, LanguageModelGenerator):
         return question, (f"{generator.id} cannot rewrite a follow-up: the history was not used",)
     with generator.model.stream(condense_messages(question, history), _GREEDY) as stream:
-        rewritten = "".join(stream).strip()
-    return rewritten or question, ()
+        written = "".join(stream)
+    # A model may write anything; what is searched for is a line of text.
+    rewritten = "".join(sign for sign in written if sign.isprintable()).strip()
+    if not rewritten:
+        return question, (f"{generator.id} rewrote the follow-up to nothing: asked as it was",)
+    return rewritten, ()

@@ -178,12 +178,13 @@ def _pack(frame: _Frame, overlap: int) -> Iterator[tuple[_Unit, _Unit]]:
     held: list[_Unit] = []
     fresh = 0  # how many of `held` were in no chunk before
     for unit in frame.units():
-        if held and fresh and _closes(frame, held, unit):
-            headings = _trailing_headings(held, fresh)
-            done = held[: len(held) - headings]
+        # Again, for headings carried over: they may leave too little room for what follows.
+        while held and fresh and _closes(frame, held, unit):
+            moved = _trailing_headings(frame, held[-fresh:], unit)
+            done = held[: len(held) - len(moved)]
             yield done[0], done[-1]
-            carried = [] if unit.opens_section or headings else _tail(done, overlap)
-            held, fresh = carried + held[len(held) - headings :], headings
+            carried = [] if unit.opens_section or moved else _tail(done, overlap)
+            held, fresh = carried + moved, len(moved)
             # The repeated sentences must not push the new one out.
             while len(held) > fresh and _tokens(held) + unit.tokens > frame.room(held[0].start):
                 held.pop(0)
@@ -204,12 +205,18 @@ def _tokens(units: Sequence[_Unit]) -> int:
     return sum(unit.tokens for unit in units)
 
 
-def _trailing_headings(held: Sequence[_Unit], fresh: int) -> int:
-    """How many headings at the end belong to what follows; never the whole chunk."""
-    count = 0
-    while count < min(fresh, len(held) - 1) and held[-1 - count].opens_section:
-        count += 1
-    return count
+def _trailing_headings(frame: _Frame, fresh: Sequence[_Unit], unit: _Unit) -> list[_Unit]:
+    """The headings at the end, which belong to what follows, as far as they fit beside it.
+
+    The first unit stays: a chunk that is all headings is closed as it is.
+    """
+    at = len(fresh)
+    while at > 1 and fresh[at - 1].opens_section:
+        at -= 1
+    moved = list(fresh[at:])
+    while moved and _tokens(moved) + unit.tokens > frame.room(moved[0].start):
+        moved.pop(0)
+    return moved
 
 
 def _tail(units: Sequence[_Unit], overlap: int) -> list[_Unit]:

@@ -1,6 +1,7 @@
 """Most tests count with a word tokenizer: a word or a run of marks is a token, plus two special."""
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from rag.models.tokens import load_tokenizer
 from rag.split import split_document
 from rag.types import Document, Heading
 
-WORDS = "red blue old fish birds dogs swim sing sleep far away".split()
+WORDS = [*["red", "blue", "old", "fish", "birds", "dogs", "swim", "sing", "sleep", "far", "away"]]
 SENTENCES = ("Red fish swim.", "Blue birds sing.", "Old dogs sleep.")  # 4 tokens each
 
 
@@ -204,7 +205,7 @@ def check_chunks(made, parts, chunk_tokens):
             assert made.pages[chunk.page - 1] <= chunk.start
             assert all(start > chunk.start for start in made.pages[chunk.page :])
     assert {at for at, c in enumerate(made.text) if not c.isspace()} <= covered
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in pairwise(chunks):
         assert before.start < after.start
         assert before.end < after.end
         assert after.lead == made.text[before.end : after.start]
@@ -221,7 +222,7 @@ def test_chunks_are_exact(made, chunk_tokens, data):
     for chunk in chunks:
         encoded = words_tokenizer().encode(chunk.embedded_text)
         assert chunk.tokens == len(encoded.ids)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in pairwise(chunks):
         if after.start < before.end:
             repeated = words_tokenizer().encode(
                 made.text[after.start : before.end], add_special_tokens=False

@@ -105,4 +105,6 @@ def test_no_value_is_lost_and_no_line_is_broken(rows, header):
     lines = table_lines(rows, header=header)
     assert all(line and "\n" not in line for line in lines)
     everything = "\n".join(lines)
-    assert all(" ".join(cell.split()) in everything for row in rows[1:] for cell in row)
+    # The first row with something in it may be the header, which drops a colon at its end.
+    body = [row for row in rows if any(cell.strip() for cell in row)][1:]
+    assert all(" ".join(cell.split()) in everything for row in body for cell in row)
