@@ -322,6 +322,8 @@ class Catalog:
         with self._write() as connection:
             found = _collection(connection, scope, name)
             live = self._lock_document(connection, found, revision.document_id)
+            if live is not None and live.generation == revision.generation:
+                return True  # a repeated step must neither count twice nor mark the live one stale
             if live is not None and live.generation > revision.generation:
                 _mark_stale(connection, [revision.generation])
                 return False
@@ -352,8 +354,13 @@ class Catalog:
     def abandon(self, scope: Scope, name: str, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""
         with self._write() as connection:
-            _collection(connection, scope, name)
-            _mark_stale(connection, [generation])
+            found = _collection(connection, scope, name)
+            query = generations.update().where(
+                generations.c.collection_id == found.id,
+                generations.c.id == generation,
+                generations.c.state == "writing",
+            )
+            connection.execute(query.values(state="stale"))
 
     def stale_generations(self, scope: Scope, name: str, document_id: str) -> list[int]:
         """Generations of a document whose points are to be deleted."""
@@ -372,8 +379,12 @@ class Catalog:
         Returns the content and text hashes that no generation refers to any more.
         """
         with self._write() as connection:
-            _collection(connection, scope, name)
-            mine = generations.c.id.in_(stale) & (generations.c.state == "stale")
+            found = _collection(connection, scope, name)
+            mine = sa.and_(
+                generations.c.collection_id == found.id,
+                generations.c.id.in_(stale),
+                generations.c.state == "stale",
+            )
             hashes = _hashes(connection, mine)
             connection.execute(generations.delete().where(mine))
             return _unused(connection, hashes)

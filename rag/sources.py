@@ -68,7 +68,10 @@ def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> It
         files = sorted(_below(path)) if path.is_dir() else [path]
         for file in files:
             yield Source(
-                name=file.name, origin=str(file.resolve()), metadata=metadata or {}, path=file
+                name=_as_text(file.name),
+                origin=_as_text(str(file.resolve())),
+                metadata=metadata or {},
+                path=file,
             )
 
 
@@ -94,6 +97,11 @@ def check_id(document_id: str) -> None:
         raise InvalidInput(
             f"A document id has 1 to {MAX_ID_CHARS} printable characters, not {document_id!r:.80}."
         )
+
+
+def _as_text(name: str) -> str:
+    """A file name whose bytes are no UTF-8, as on old disks, in a form that a database takes."""
+    return name.encode("utf8", "surrogateescape").decode("utf8", "backslashreplace")
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.catalog import Catalog, Revision, schema
-from rag.errors import Conflict, InvalidInput, NotFound
+from rag.errors import Conflict, InvalidInput, NotFound, StoreUnreachable
 from rag.types import Scope
 
 MINE = Scope("mine")
+THEIRS = Scope("theirs")
 
 
 POSTGRES = os.environ.get("RAG_TEST_DATABASE_URL")  # an empty database for this test alone
@@ -182,3 +184,109 @@ def test_token_frequencies_are_those_of_the_live_documents(tmp_path_factory, ste
     assert {token: count for token, count in counts.items() if count} == dict(expected)
     assert chunks == 3 * len(live)
     catalog.close()
+
+
+def frequencies(catalog, *tokens):
+    return catalog.token_document_frequencies(MINE, "docs", tokens)
+
+
+def test_a_collection_and_a_document_are_what_was_written(catalog):
+    made = catalog.create_collection(MINE, "b", {"k": [1]}, settings={"s": True}, system_prompt="p")
+    assert catalog.collection(MINE, "b") == made
+    assert (made.pipeline, made.settings, made.system_prompt) == ({"k": [1]}, {"s": True}, "p")
+    assert (made.chunks, made.created_at.utcoffset()) == (0, UTC.utcoffset(None))
+    assert [found.name for found in catalog.collections(MINE)] == ["b", "docs"]
+    changed = catalog.update_collection(MINE, "b", answer_language="fr", settings=None)
+    assert (changed.answer_language, changed.settings) == ("fr", {"s": True})
+    generation = begin(catalog)
+    flip(catalog, generation, pages=2, metadata={"k": ["v"]}, warnings=("w",))
+    found = catalog.document(MINE, "docs", "d")
+    assert (found.id, found.generation, found.source, found.title) == ("d", generation, "s", "T")
+    assert (found.content_hash, found.text_hash) == ("c1", "text of c1")
+    assert (found.chunks, found.tokens, found.pages, found.characters) == (1, 10, 2, 40)
+    assert (found.metadata, found.warnings) == ({"k": ["v"]}, ("w",))
+
+
+def test_a_flip_counts_the_new_generation_instead_of_the_old(catalog):
+    flip(catalog, begin(catalog), chunks=3, token_chunks={5: 2, 6: 1})
+    created = catalog.document(MINE, "docs", "d").created_at
+    flip(catalog, begin(catalog), chunks=2, token_chunks={6: 2}, title="B")
+    found = catalog.document(MINE, "docs", "d")
+    assert (found.title, found.created_at) == ("B", created)
+    assert frequencies(catalog, 5, 6, 7) == ({5: 0, 6: 2}, 2)
+
+
+def test_a_repeated_flip_changes_nothing(catalog):
+    generation = begin(catalog)
+    for _ in range(2):
+        assert flip(catalog, generation, chunks=2, token_chunks={1: 2})
+    assert catalog.stale_generations(MINE, "docs", "d") == []  # a purge would take what is live
+    assert frequencies(catalog, 1) == ({1: 2}, 2)
+
+
+def test_an_abandoned_generation_is_stale_but_never_a_live_one(catalog):
+    live, failed = begin(catalog), begin(catalog)
+    flip(catalog, live)
+    catalog.abandon(MINE, "docs", failed)
+    catalog.abandon(MINE, "docs", live)
+    assert catalog.stale_generations(MINE, "docs", "d") == [failed]
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": live}
+
+
+def test_a_purge_leaves_what_is_live_or_being_written(catalog):
+    live = begin(catalog)
+    flip(catalog, live)
+    assert catalog.purged(MINE, "docs", [live]) == []
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": live}
+    begin(catalog, "other", content="c1")  # is about to need the same objects
+    catalog.delete_document(MINE, "docs", "d")
+    assert catalog.purged(MINE, "docs", [live]) == []
+
+
+def test_every_call_is_within_its_scope(catalog):
+    live, writing = begin(catalog), begin(catalog)
+    flip(catalog, live)
+    revision = (writing, "d")
+    calls = {
+        "collection": (),
+        "update_collection": (),
+        "delete_collection": (),
+        "documents": (),
+        "document": ("d",),
+        "live_generations": (["d"],),
+        "flip": (revision,),
+        "delete_document": ("d",),
+        "abandon": (writing,),
+        "stale_generations": ("d",),
+        "purged": ([writing],),
+        "token_document_frequencies": ([1],),
+    }
+    for scope in (THEIRS, Scope("mine", collections=frozenset())):
+        for name, more in calls.items():
+            with pytest.raises(NotFound, match="no collection 'docs'"):
+                getattr(catalog, name)(scope, "docs", *more)
+        with pytest.raises(NotFound):
+            catalog.begin_generation(scope, "docs", "d", content_hash="c", text_hash="t")
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": live}
+
+
+def test_generations_of_another_tenant_are_out_of_reach(catalog):
+    # Ids of generations count over all tenants, so one tenant can name those of another.
+    catalog.create_collection(THEIRS, "docs", {})
+    writing = begin(catalog)
+    catalog.abandon(THEIRS, "docs", writing)
+    assert catalog.stale_generations(MINE, "docs", "d") == []
+    catalog.abandon(MINE, "docs", writing)
+    assert catalog.purged(THEIRS, "docs", [writing]) == []
+    assert catalog.stale_generations(MINE, "docs", "d") == [writing]
+
+
+def test_a_database_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(StoreUnreachable, match="does not answer"):
+        Catalog.open(f"sqlite:///{tmp_path}")  # a folder
+
+
+def test_an_address_that_is_none_is_refused_without_repeating_it():
+    with pytest.raises(InvalidInput) as raised:
+        Catalog.open("hunter2")
+    assert "hunter2" not in str(raised.value)

@@ -1,0 +1,184 @@
+"""What the catalog promises, on SQLite and on Postgres alike."""
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag.catalog import Catalog, Revision, schema
+from rag.errors import Conflict, InvalidInput, NotFound
+from rag.types import Scope
+
+MINE = Scope("mine")
+
+
+POSTGRES = os.environ.get("RAG_TEST_DATABASE_URL")  # an empty database for this test alone
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def catalog(request, tmp_path):
+    if request.param == "postgres" and POSTGRES is None:
+        pytest.skip("RAG_TEST_DATABASE_URL names no Postgres database")
+    url = POSTGRES if request.param == "postgres" else f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    opened = Catalog.open(url)
+    opened.create_collection(MINE, "docs", {"dim": 4})
+    yield opened
+    for scope in (MINE, Scope("theirs")):
+        for left in opened.collections(scope):
+            opened.delete_collection(scope, left.name)
+    opened.close()
+
+
+@pytest.mark.skipif(POSTGRES is None, reason="RAG_TEST_DATABASE_URL names no Postgres database")
+def test_services_that_start_together_make_the_tables_once():
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: Catalog.open(POSTGRES), range(4)))
+    for one in opened:
+        assert one.collections(MINE) == []
+        one.close()
+
+
+def begin(catalog: Catalog, document: str = "d", content: str = "c1") -> int:
+    return catalog.begin_generation(
+        MINE, "docs", document, content_hash=content, text_hash=f"text of {content}"
+    )
+
+
+def flip(catalog: Catalog, generation: int, document: str = "d", **changes) -> bool:
+    values = {
+        "document_id": document,
+        "generation": generation,
+        "source": "s",
+        "title": "T",
+        "media_type": "text/plain",
+        "metadata": {},
+        "content_hash": "c1",
+        "fingerprint": "f",
+        "chunks": 1,
+        "tokens": 10,
+        "pages": 0,
+        "characters": 40,
+        "warnings": (),
+        "token_chunks": {},
+    }
+    return catalog.flip(MINE, "docs", Revision(**(values | changes)))
+
+
+def test_the_migrations_make_the_schema_that_the_code_uses(catalog):
+    with catalog._read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema) == []
+
+
+def test_a_generation_is_invisible_until_the_flip(catalog):
+    first = begin(catalog)
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {}
+    assert flip(catalog, first)
+    second = begin(catalog, content="c2")
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": first}
+    assert flip(catalog, second, content_hash="c2")
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": second}
+    assert catalog.stale_generations(MINE, "docs", "d") == [first]
+    assert catalog.purged(MINE, "docs", [first]) == ["c1", "text of c1"]
+    assert catalog.stale_generations(MINE, "docs", "d") == []
+
+
+def test_a_slow_older_generation_never_wins(catalog):
+    slow, fast = begin(catalog), begin(catalog)
+    assert flip(catalog, fast)
+    assert not flip(catalog, slow)
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": fast}
+    assert catalog.stale_generations(MINE, "docs", "d") == [slow]
+
+
+def test_hashes_still_in_use_are_not_given_up(catalog):
+    first, other = begin(catalog), begin(catalog, document="same content")
+    flip(catalog, first)
+    flip(catalog, other, document="same content")
+    catalog.delete_document(MINE, "docs", "d")
+    assert catalog.purged(MINE, "docs", [first]) == []
+
+
+def test_a_generation_id_is_never_used_again(catalog):
+    """A point that a crash left behind would come alive with it."""
+    first = begin(catalog)
+    flip(catalog, first)
+    catalog.delete_document(MINE, "docs", "d")
+    catalog.purged(MINE, "docs", [first])
+    assert begin(catalog) > first
+    with pytest.raises(NotFound):
+        catalog.document(MINE, "docs", "d")
+
+
+def test_scopes(catalog):
+    flip(catalog, begin(catalog))
+    for other in (Scope("theirs"), Scope("mine", collections=frozenset())):
+        with pytest.raises(NotFound):
+            catalog.collection(other, "docs")
+        with pytest.raises(NotFound):
+            catalog.live_generations(other, "docs", ["d"])
+        assert catalog.collections(other) == []
+    with pytest.raises(NotFound):
+        catalog.create_collection(Scope("mine", collections=frozenset({"a"})), "b", {})
+    assert catalog.create_collection(Scope("theirs"), "docs", {}).tenant == "theirs"
+
+
+def test_names(catalog):
+    with pytest.raises(Conflict):
+        catalog.create_collection(MINE, "docs", {})
+    for wrong in ("", "Docs", "a b", "../x", "-a", "a" * 64):
+        with pytest.raises(InvalidInput):
+            catalog.create_collection(MINE, wrong, {})
+
+
+def test_pages_of_documents(catalog):
+    for name in ("b", "a", "c"):
+        flip(catalog, begin(catalog, name), name)
+    first = catalog.documents(MINE, "docs", limit=2)
+    assert [d.id for d in first] == ["a", "b"]
+    assert [d.id for d in catalog.documents(MINE, "docs", after="b")] == ["c"]
+
+
+def test_deleting_a_collection_gives_up_its_objects(catalog):
+    flip(catalog, begin(catalog))
+    _, unused = catalog.delete_collection(MINE, "docs")
+    assert unused == ["c1", "text of c1"]
+    assert catalog.collections(MINE) == []
+
+
+def test_many_threads_flip_one_document(catalog):
+    ids = [begin(catalog) for _ in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda generation: flip(catalog, generation, chunks=2), ids))
+    assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": ids[-1]}
+    assert catalog.collection(MINE, "docs").chunks == 2
+    assert sorted(catalog.stale_generations(MINE, "docs", "d")) == ids[:-1]
+
+
+TOKENS = st.dictionaries(st.integers(0, 5), st.integers(1, 3), max_size=4)
+STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.none() | TOKENS), max_size=12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=STEPS)
+def test_token_frequencies_are_those_of_the_live_documents(tmp_path_factory, steps):
+    """Whatever is written, replaced (tokens) and deleted (None), the counts are the live sums."""
+    path = tmp_path_factory.mktemp("model") / "catalog.sqlite"
+    catalog = Catalog.open(f"sqlite:///{path}")
+    catalog.create_collection(MINE, "docs", {})
+    live: dict[str, dict[int, int]] = {}
+    for document, tokens in steps:
+        if tokens is not None:
+            flip(catalog, begin(catalog, document), document, chunks=3, token_chunks=tokens)
+            live[document] = tokens
+        elif live.pop(document, None) is not None:
+            catalog.delete_document(MINE, "docs", document)
+    expected = sum((Counter(tokens) for tokens in live.values()), Counter())
+    counts, chunks = catalog.token_document_frequencies(MINE, "docs", range(6))
+    assert {token: count for token, count in counts.items() if count} == dict(expected)
+    assert chunks == 3 * len(live)
+    catalog.close()
