@@ -148,3 +148,13 @@ def test_threads_take_turns_inside_pdfium(pdf):
 )
 def test_dates(stamp, date):
     assert _iso_date(stamp) == date
+
+
+def test_a_file_without_pages_is_refused():
+    empty = (
+        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+        b"2 0 obj<</Type/Pages/Kids[]/Count 0>>endobj\n"
+        b"trailer<</Root 1 0 R>>\n%%EOF\n"
+    )
+    with pytest.raises((MalformedDocument, EmptyDocument), match=r"(?i)page|damaged"):
+        parse_document(empty, name="nothing.pdf")
