@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from rag.catalog import Collection
 from rag.embed import Embedder
-from rag.errors import Conflict, InvalidInput, NotFound, PipelineMismatch
+from rag.errors import Conflict, InvalidInput, NotFound, PipelineMismatch, RagError
 from rag.parse import PARSER
 from rag.parts import Parts
 from rag.settings import FusionName, Settings
@@ -39,16 +39,23 @@ def create(
         system_prompt=system_prompt,
         answer_language=answer_language,
     )
-    parts.store.create(index_of(made))
+    try:
+        parts.store.create(index_of(made))
+    except RagError:
+        parts.catalog.delete_collection(scope, name)  # it holds nothing yet, and could hold nothing
+        raise
     return made
 
 
 def ensure(parts: Parts, scope: Scope, name: str) -> Collection:
     """The collection of that name, made if there is none."""
     try:
-        return parts.catalog.collection(scope, name)
+        found = parts.catalog.collection(scope, name)
     except NotFound:
         pass
+    else:
+        parts.store.create(index_of(found))  # a crash may have come between row and vectors
+        return found
     try:
         return create(parts, scope, name)
     except Conflict:  # another process was faster
