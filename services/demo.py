@@ -32,7 +32,7 @@ def run_demo(out: Console, err: Console, *, data: Path | None, profile: str | No
     asked = f"rag ask --profile {chosen} --collection {collection}"
     out.print(f'Ask your own: {asked} "Who invented the sun valve?"')
     if chosen != "default":
-        out.print("The full models (downloads about 2.5 GB): make demo PROFILE=default")
+        out.print("The full models (downloads them if need be): make demo PROFILE=default")
     return passed == len(right)
 
 
