@@ -17,8 +17,7 @@ from rich.table import Table
 
 from eval.collection import Collection, indexed
 from eval.datasets import Dataset, load_dataset
-from eval.vectors import RememberingEmbedder
-from rag.embed import load_embedder
+from eval.vectors import open_embedder
 from rag.rerank import LateInteractionReranker, rerank
 from rag.settings import PROFILES
 from rag.types import Hit
@@ -31,7 +30,7 @@ def main() -> None:
     options = _options()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     dataset = load_dataset(options.folder, options.qrels)
-    embedder = RememberingEmbedder(load_embedder(options.model))
+    embedder = open_embedder(options.model)
     with indexed(dataset, embedder) as collection:
         rows = {
             name: evaluate(dataset, ranker, name)
@@ -49,7 +48,7 @@ def rankers(collection: Collection, depth: int) -> dict[str, Ranker]:
 
     def reranked(question: str) -> list[Hit]:
         hits = collection.retrieve(question)
-        return rerank(question, hits, late_interaction, depth, collection.frequencies)
+        return rerank(question, hits, late_interaction, depth, collection.frequencies)[0]
 
     return {
         "dense": lambda q: collection.retrieve(q, mode="dense"),

@@ -20,8 +20,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from eval.collection import Collection, indexed
 from eval.datasets import Dataset, load_dataset
-from eval.vectors import RememberingEmbedder
-from rag.embed import load_embedder
+from eval.vectors import open_embedder
 from rag.pack import pack
 from rag.quote import gather
 from rag.rerank import LateInteractionReranker, rerank
@@ -34,7 +33,7 @@ def main() -> None:
     options = _options()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     dataset = load_dataset(options.folder)
-    embedder = RememberingEmbedder(load_embedder(options.model))
+    embedder = open_embedder(options.model)
     queries = random.Random(0).sample(sorted(dataset.qrels), options.questions)
     with indexed(dataset, embedder) as collection:
         rows, labels, groups = _measure(dataset, collection, queries)
@@ -100,7 +99,7 @@ def _features(
     question: str, hits: list[Hit], collection: Collection, scorer: LateInteractionReranker
 ) -> tuple[set[str], tuple[float, float]]:
     settings = Settings()
-    best = rerank(question, hits, scorer, settings.rerank_limit, collection.frequencies)
+    best, _ = rerank(question, hits, scorer, settings.rerank_limit, collection.frequencies)
     context = pack(best, budget=settings.context_tokens, count_tokens=scorer.count_tokens)
     evidence = gather(question, context, scorer, collection.frequencies)
     fused = max(hit.scores.fused or 0.0 for hit in best)

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from rag.embed import Embedder
+from rag.embed import Embedder, load_embedder
 from rag.models.tokens import TokenVectors
+from rag.parts import engines_of
+from rag.settings import load_settings
 
 BLOCK = 1024  # texts embedded at once, sorted by length so that little is padded
 
@@ -43,6 +45,11 @@ class VectorCache:
         return np.stack([self._rows[key] for key in keys])
 
 
+def open_embedder(model_id: str) -> "RememberingEmbedder":
+    """A model on the engine that the settings of this process ask for."""
+    return RememberingEmbedder(load_embedder(model_id, engines=engines_of(load_settings())))
+
+
 class RememberingEmbedder(Embedder):
     """The same embedder, which computes the token vectors of each text once."""
 
@@ -53,6 +60,7 @@ class RememberingEmbedder(Embedder):
             embedder.preset,
             embedder.tokenizer,
             revision=embedder.revision,
+            quantised=embedder.quantised,
         )
         self._known: dict[str, TokenVectors] = {}
 

@@ -7,15 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from rag.models.engine import Engines, open_encoder
 from rag.models.load import resolve
 from rag.models.presets import EmbedderPreset, embedder_preset
 from rag.models.tokens import TokenVectors, load_tokenizer
 
-BATCH_TOKENS = 8192
-
 
 class Encoder(Protocol):
-    """An engine that runs an embedding model: torch now, OpenVINO beside it."""
+    """What runs an embedding model: in this process, or on a server."""
 
     @property
     def dim(self) -> int:
@@ -28,6 +27,10 @@ class Encoder(Protocol):
 
     def token_vectors(self, texts: Sequence[str], *, max_tokens: int) -> list[TokenVectors]:
         """The tokens' own vectors of each text."""
+        ...
+
+    def close(self) -> None:
+        """Let the model go."""
         ...
 
 
@@ -50,12 +53,14 @@ class Embedder:
         tokenizer: Tokenizer,
         *,
         revision: str = "",
+        quantised: str = "",
     ) -> None:
         self.id = id
         self.encoder = encoder
         self.preset = preset
         self.tokenizer = tokenizer
         self.revision = revision
+        self.quantised = quantised
 
     @property
     def dim(self) -> int:
@@ -78,6 +83,8 @@ class Embedder:
             "query_instruction": self.preset.query_instruction,
             "passage_instruction": self.preset.passage_instruction,
             "max_tokens": self.preset.max_tokens,
+            # bf16 and f32 vectors are the same to a search; those of int8 are not quite.
+            **({"quantised": self.quantised} if self.quantised else {}),
         }
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -101,6 +108,10 @@ class Embedder:
         encodings = self.tokenizer.encode_batch([instruction + text for text in texts])
         return [len(encoding) for encoding in encodings]
 
+    def close(self) -> None:
+        """Let the model go."""
+        self.encoder.close()
+
     def _embed(self, instruction: str, texts: Sequence[str]) -> NDArray[np.float32]:
         return self.encoder.encode(
             [instruction + text for text in texts], max_tokens=self.max_tokens
@@ -111,17 +122,18 @@ def load_embedder(
     model_id: str,
     *,
     revision: str | None = None,
-    device: str | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    engines: Engines = Engines(),  # noqa: B008 - frozen
 ) -> Embedder:
-    """Find an embedding model and load it on `device` (None: a GPU when there is one).
-
-    `batch_tokens` bounds the padded tokens of one forward pass. Raises `ModelUnavailable`.
-    """
-    from rag.models.torch import TorchEncoder
-
+    """Find an embedding model and load it. Raises `ModelUnavailable`."""
     files = resolve(model_id, revision=revision)
     preset = embedder_preset(model_id, files.path)
     tokenizer = load_tokenizer(files.path, lower_case=preset.lower_case)
-    encoder = TorchEncoder(files, preset, tokenizer, device=device, batch_tokens=batch_tokens)
-    return Embedder(model_id, encoder, preset, tokenizer, revision=files.revision)
+    encoder = open_encoder(files, preset, tokenizer, engines)
+    return Embedder(
+        model_id,
+        encoder,
+        preset,
+        tokenizer,
+        revision=files.revision,
+        quantised="int8" if encoder.engine.precision == "int8" else "",
+    )

@@ -17,6 +17,7 @@ RagError
 ├── StoreUnreachable          Qdrant or the catalog's database does not answer
 ├── StorageFull               the disk has no room left
 ├── Overloaded                a bounded queue is full: try again later
+├── Cancelled                 nobody waits for the result any more
 └── MissingExtra              an optional dependency is not installed
 
 `message` says what is wrong, `hint` what to do about it. `services` maps the classes to HTTP
@@ -99,6 +100,10 @@ class Overloaded(RagError):
     def __init__(self, message: str, *, retry_after: float = 1.0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+
+
+class Cancelled(RagError):
+    """Nobody waits for the result any more, so it was not computed."""
 
 
 class MissingExtra(RagError):

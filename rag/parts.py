@@ -7,12 +7,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from rag.catalog import Catalog, Collection
 from rag.embed import Embedder, load_embedder
 from rag.generate import Generator, LanguageModelGenerator
+from rag.models.cpu import Cpu, PrecisionChoice
+from rag.models.encoders import Queueing
+from rag.models.engine import Engines, open_cross_encoder
 from rag.models.load import resolve
+from rag.models.parity import Thresholds
 from rag.objects import ObjectStore
 from rag.quote import QuoteGenerator
 from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
@@ -22,6 +26,14 @@ from rag.store import VectorStore
 from rag.types import Scope
 
 _T = TypeVar("_T")
+_C = TypeVar("_C", bound="Closable")
+
+
+class Closable(Protocol):
+    """A model that holds threads and memory."""
+
+    def close(self) -> None:
+        """Finish what was accepted, then let them go."""
 
 
 @dataclass(slots=True)
@@ -33,6 +45,7 @@ class Parts:
     store: VectorStore
     objects: ObjectStore
     _loaded: dict[str, Any] = field(default_factory=dict)
+    _models: list[Closable] = field(default_factory=list, init=False)  # loaded here, in that order
     _guard: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -66,9 +79,9 @@ class Parts:
     def close(self) -> None:
         """Release models, files and connections."""
         with self._guard:
-            generator = self._loaded.get("generator")
-            if isinstance(generator, LanguageModelGenerator):
-                generator.model.close()
+            for model in reversed(self._models):
+                model.close()
+            self._models.clear()
             self._loaded.clear()
             self.store.close()
             self.catalog.close()
@@ -79,16 +92,13 @@ class Parts:
                 self._loaded[name] = load()
             return cast(_T, self._loaded[name])
 
-    @property
-    def _device(self) -> str | None:
-        return None if self.settings.device == "auto" else self.settings.device
+    def _own(self, model: _C) -> _C:
+        self._models.append(model)
+        return model
 
     def _load_embedder(self) -> Embedder:
-        if self.settings.threads:
-            import torch
-
-            torch.set_num_threads(self.settings.threads)
-        return load_embedder(self.settings.models.embedder, device=self._device)
+        engines = engines_of(self.settings, self.settings.embedder_precision)
+        return self._own(load_embedder(self.settings.models.embedder, engines=engines))
 
     def _load_late_interaction(self) -> LateInteractionReranker:
         return LateInteractionReranker(self.embedder, blend=self.settings.rerank_blend)
@@ -99,18 +109,34 @@ class Parts:
             return None
         if name == LATE_INTERACTION:
             return self.late_interaction
-        from rag.models.torch import TorchCrossEncoder
-
-        return CrossEncoderReranker(name, TorchCrossEncoder(resolve(name), device=self._device))
+        engines = engines_of(self.settings, self.settings.reranker_precision)
+        model = self._own(open_cross_encoder(resolve(name), engines))
+        return CrossEncoderReranker(name, model)
 
     def _load_generator(self) -> Generator:
         name = self.settings.models.generator
         if name == QUOTE:
             return QuoteGenerator(self.late_interaction, most=self.settings.quote_sentences)
-        from rag.models.torch import TorchCausalLM
+        from rag.models.torch_lm import TorchCausalLM
 
-        model = TorchCausalLM(resolve(name), device=self._device)
+        model = self._own(TorchCausalLM(resolve(name), device=engines_of(self.settings).device))
         return LanguageModelGenerator(model, default_new_tokens=self.settings.default_new_tokens)
+
+
+def engines_of(settings: Settings, precision: PrecisionChoice = "auto") -> Engines:
+    """Where the settings want models to run."""
+    thresholds = Thresholds(
+        cosine=settings.parity_cosine,
+        cosine_int8=settings.parity_cosine_int8,
+        rank=settings.parity_rank,
+        logit=settings.parity_logit,
+    )
+    return Engines(
+        name=settings.engine,
+        device=None if settings.device == "auto" else settings.device,
+        cpu=Cpu(settings.cache, precision, settings.threads, thresholds),
+        queueing=Queueing(settings.model_queue, settings.ingest_batch_ms / 1000),
+    )
 
 
 def open_parts(settings: Settings) -> Parts:

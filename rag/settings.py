@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from rag.errors import InvalidInput
+from rag.models.cache import default_cache
 
 ProfileName = Literal["default", "starter", "gpu"]
 FusionName = Literal["dbsf", "rrf", "weighted"]
@@ -24,6 +25,7 @@ FusionName = Literal["dbsf", "rrf", "weighted"]
 LATE_INTERACTION = "late-interaction"
 QUOTE = "quote"
 NO_RERANKER = "none"
+_SERVED = r"^((tei|openai)\+https?://\S+)?$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,35 @@ class Settings(BaseSettings):
     generator: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, le=1024)  # CPU threads of a model, 0: all cores
+    engine: Literal["auto", "openvino", "torch"] = "auto"  # auto: OpenVINO on a CPU, torch on a GPU
+    embedder_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"  # on a CPU
+    reranker_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
+    cache: Path = Field(default_factory=default_cache)  # converted models
+    model_queue: int = Field(256, ge=1)  # requests that wait for one model; more get 429
+    ingest_batch_ms: int = Field(50, ge=1, le=10_000)  # a batch of ingestion while questions come
+
+    # What a converted model must agree on with torch to be used.
+    parity_cosine: float = Field(0.999, ge=0, le=1)  # smallest cosine of a text's two vectors
+    parity_cosine_int8: float = Field(0.98, ge=0, le=1)
+    parity_rank: float = Field(0.9, ge=-1, le=1)  # Kendall's tau between two orders of passages
+    parity_logit: float = Field(0.1, ge=0)  # mean distance in standard deviations, not for int8
+
+    # Models on other servers: tei+http://host:port, openai+https://host/v1; empty: in the process.
+    embedder_url: str = Field("", pattern=_SERVED)
+    reranker_url: str = Field("", pattern=_SERVED)
+    generator_url: str = Field("", pattern=_SERVED)
+    embedder_api_key: SecretStr = SecretStr("")
+    reranker_api_key: SecretStr = SecretStr("")
+    generator_api_key: SecretStr = SecretStr("")
+    generator_dialect: Literal["openai", "vllm", "llama.cpp"] = "openai"
+    generator_context_window: int = Field(0, ge=0)  # tokens, 0: what the server says
+    remote_connect_timeout: float = Field(5.0, gt=0, le=60)  # seconds
+    remote_read_timeout: float = Field(60.0, gt=0, le=3600)  # the longest silence
+    remote_total_timeout: float = Field(600.0, gt=0, le=86_400)  # with all retries
+    remote_retries: int = Field(2, ge=0, le=10)  # after the first attempt
+    remote_retry_wait: float = Field(20.0, ge=0, le=600)  # the longest pause before one
+    remote_breaker_failures: int = Field(5, ge=1, le=1000)  # in a row, then the server is let be
+    remote_breaker_seconds: float = Field(30.0, gt=0, le=3600)  # for so long
 
     # Ingest.
     chunk_tokens: int = Field(256, ge=32, le=8192)
@@ -83,6 +114,8 @@ class Settings(BaseSettings):
     retrieve_limit: int = Field(50, ge=1, le=1000)
     rerank_limit: int = Field(20, ge=1, le=200)
     rerank_blend: float = Field(0.5, ge=0, le=1)  # weight of late interaction in its blend
+    rerank_budget_ms: int = Field(0, ge=0, le=60_000)  # fewer candidates when slower, 0: all
+    rerank_cache: int = Field(20_000, ge=0, le=10_000_000)  # scores kept, 150 bytes each
     context_tokens: int = Field(1500, ge=64, le=1_000_000)
     quote_sentences: int = Field(3, ge=1, le=20)
     max_question_chars: int = Field(8000, ge=1)
@@ -90,11 +123,13 @@ class Settings(BaseSettings):
     max_limit: int = Field(100, ge=1, le=1000)  # hits in one search
     default_new_tokens: int = Field(256, ge=1)
     max_new_tokens: int = Field(2048, ge=1)
-    max_answers: int = Field(8, ge=1)  # questions answered at once; more get 429
+    max_answers: int = Field(16, ge=1)  # questions answered at once
+    answers_waiting: int = Field(32, ge=0)  # questions that wait for their turn; more get 429
 
     # Serve.
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    warm_up: bool = True  # load the models at start, not at the first question
 
     @field_validator("chunk_overlap")
     @classmethod

@@ -1,5 +1,6 @@
 """What many tests share: the starter profile over the sample collection, built once."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 from rag import collection as shelf
 from rag.demo import documents
 from rag.orchestrator import Orchestrator
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Converted models outlive a run, and do not end up among the user's own."""
+    os.environ["RAG_CACHE"] = str(config.cache.mkdir("models"))
 
 
 @pytest.fixture(scope="session")

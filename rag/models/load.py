@@ -303,12 +303,13 @@ def _content_hash(folder: Path) -> str:
     for name in _needed(names):
         size = (folder / name).stat().st_size
         digest.update(f"{name}\0{size}\0".encode())
-        for block in _blocks(folder / name, size):
+        for block in blocks(folder / name, size):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _blocks(path: Path, size: int) -> Iterator[bytes]:
+def blocks(path: Path, size: int) -> Iterator[bytes]:
+    """A file's content up to 256 MiB, 64 blocks of 1 MiB of a larger one, for a hash."""
     with path.open("rb") as file:
         for offset in _block_offsets(size):
             file.seek(offset)

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from typing import Literal, Self
 
 from rag.types import Usage
+from rag.work import cancel_with, current_work
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -148,7 +149,8 @@ class TokenStream(Iterator[str]):
     `finish_reason` is None while the model runs, then `stop` (end token or stop string), `length`
     (`max_new_tokens` reached) or `cancelled`. `usage` counts what has been generated so far, the
     end token included. `notes` says which parameters had no effect and why. Iterating raises what
-    the engine raised. A stream that nobody holds any more stops its model, too.
+    the engine raised. A stream that nobody holds any more stops its model, too, and so does one
+    whose work is cancelled.
     """
 
     def __init__(
@@ -165,6 +167,7 @@ class TokenStream(Iterator[str]):
         self._prompt_tokens = prompt_tokens
         self._ended = False
         weakref.finalize(self, generation.cancelled.set)
+        cancel_with(current_work(), self)
 
     @property
     def usage(self) -> Usage:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rag.embed import Embedder, load_embedder
+from rag.models.engine import Engines
 from rag.models.load import BUNDLED_ID, BUNDLED_SHA256
 from rag.models.presets import EmbedderPreset
 from rag.models.tokens import load_tokenizer
@@ -37,7 +38,7 @@ def recorded(tmp_path):
 
 @pytest.fixture(scope="module")
 def minilm():
-    return load_embedder(BUNDLED_ID, device="cpu")
+    return load_embedder(BUNDLED_ID, engines=Engines(name="torch"))
 
 
 def test_each_side_gets_its_own_instruction_once(recorded):
@@ -72,7 +73,9 @@ def test_the_fingerprint_names_all_that_changes_vectors(recorded):
 
 
 def test_a_local_bge_puts_its_instruction_before_questions_only(tmp_path):
-    embedder = load_embedder(str(tiny_models.bge(tmp_path / "bge-small-en")), device="cpu")
+    embedder = load_embedder(
+        str(tiny_models.bge(tmp_path / "bge-small-en")), engines=Engines(name="torch")
+    )
     text = "How long does the crossing take?"
     instruction = "Represent this sentence for searching relevant passages: "
     asked, with_instruction = embedder.encoder.encode([text, instruction + text], max_tokens=64)
@@ -114,6 +117,6 @@ def test_the_tokenizer_neither_cuts_nor_pads(minilm):
 
 def test_nothing_heavy_is_imported_before_a_model_is_loaded():
     modules = "rag.embed, rag.sampling, rag.models.presets, rag.models.load, rag.models.stream"
-    heavy = "{'torch', 'transformers', 'sentence_transformers', 'huggingface_hub'}"
+    heavy = "{'torch', 'transformers', 'sentence_transformers', 'huggingface_hub', 'openvino'}"
     code = f"import sys, {modules}; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ from rag.demo import questions
 from rag.errors import InvalidInput, NotFound, PipelineMismatch, StorageFull, TooLarge
 from rag.generate import LanguageModelGenerator
 from rag.models.load import resolve
-from rag.models.torch import TorchCausalLM
+from rag.models.torch_lm import TorchCausalLM
 from rag.orchestrator import Orchestrator
 from rag.sampling import Sampling
 from rag.sources import Source
