@@ -334,4 +334,5 @@ def print_json(value: object) -> None:
 def _quiet_libraries() -> None:
     """Model libraries report their own progress; here only what a person asked for is shown."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("rag.models.cpu").setLevel(logging.INFO)  # a conversion takes a while
     logging.getLogger("httpx").setLevel(logging.WARNING)

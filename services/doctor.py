@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rag import __version__
 from rag.errors import RagError
+from rag.models.cache import entries
 from rag.models.load import is_available
 from rag.parts import open_parts
 from rag.settings import LATE_INTERACTION, NO_RERANKER, PROFILES, QUOTE, Settings
@@ -32,7 +33,13 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Look at the machine, the models, the data folder and the store."""
-    return [*_machine(), *_profiles(settings), _data(settings), _stores(settings)]
+    return [
+        *_machine(),
+        *_profiles(settings),
+        *_converted(settings),
+        _data(settings),
+        _stores(settings),
+    ]
 
 
 def _machine() -> Iterator[Check]:
@@ -40,6 +47,7 @@ def _machine() -> Iterator[Check]:
     yield Check("ragstone", None, f"{__version__} on {system}")
     yield Check("processor", None, f"{_processor()}, {os.cpu_count()} cores, {_memory()}")
     yield Check("torch", True, _torch(), needed=True)
+    yield Check("openvino", True, _openvino(), needed=True)
     packages = ("transformers", "qdrant-client", "qdrant-edge-py")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     yield Check("libraries", None, versions)
@@ -54,6 +62,14 @@ def _torch() -> str:
     return f"{torch.__version__}, {gpu.name} with {gpu.total_memory / 2**30:.0f} GiB"
 
 
+def _openvino() -> str:
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    computes = [name for name in ("BF16", "FP16", "INT8") if name in able]
+    return f"{importlib.metadata.version('openvino')}, beside f32 natively: {', '.join(computes)}"
+
+
 def _profiles(settings: Settings) -> Iterator[Check]:
     for name, profile in PROFILES.items():
         models = (profile.embedder, profile.reranker, profile.generator)
@@ -65,6 +81,18 @@ def _profiles(settings: Settings) -> Iterator[Check]:
             found += "; made for a CUDA device"
         chosen = " (configured)" if name == settings.profile else ""
         yield Check(f"profile {name}", not missing, found + chosen)
+
+
+def _converted(settings: Settings) -> Iterator[Check]:
+    """The models that OpenVINO runs, and how far each was from torch after its conversion."""
+    found = list(entries(settings.cache))
+    if not found:
+        yield Check("converted models", None, f"none in {settings.cache}: made on first use")
+    for key, entry in found:
+        figures = ", ".join(f"{name} {value:g}" for name, value in entry.record["figures"].items())
+        size = sum(path.stat().st_size for path in entry.path.rglob("*")) / 2**20
+        what = f"{key['role']} in {key['precision']}, {size:.0f} MiB"
+        yield Check(f"converted {key['model']}", None, f"{what}; against torch: {figures}")
 
 
 def _data(settings: Settings) -> Check:

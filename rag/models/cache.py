@@ -88,6 +88,17 @@ def find(cache: Path, key: Mapping[str, str]) -> Entry | None:
     return Entry(folder, _manifest(folder)["record"])
 
 
+def entries(cache: Path) -> Iterator[tuple[Mapping[str, str], Entry]]:
+    """What a cache holds: keys and folders, those that are not whole left out."""
+    for manifest in sorted(cache.glob(f"*/{MANIFEST}")):
+        try:
+            key = _manifest(manifest.parent)["key"]
+        except (OSError, ValueError, KeyError):
+            continue  # `find` says so to whoever wants to use it
+        if _folder(cache, key) == manifest.parent and (entry := find(cache, key)) is not None:
+            yield key, entry
+
+
 def _build(folder: Path, key: Mapping[str, str], build: Callable[[Path], dict[str, Any]]) -> Entry:
     # Nobody else holds the lock, so what is left of an earlier attempt is nobody's.
     for rest in folder.parent.glob(f"{folder.name}.part*"):

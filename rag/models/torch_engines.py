@@ -205,12 +205,11 @@ def best_engine(
 
 @dataclass(slots=True)
 class _Running:
-    """A job among those that run: what shapes its logits, and how far its tokens were read."""
+    """A job among those that run: and what shapes its logits."""
 
     job: Job
     future: Future[None]
     processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
-    read: int = 0
 
 
 class ContinuousEngine:
@@ -316,16 +315,14 @@ class ContinuousEngine:
             raise RuntimeError("Continuous batching found no room for any of the requests.")
 
     def take(self, output: GenerationOutput) -> None:
-        """What the last batch has added to one request."""
+        """The token that the last batch has added to one request, or its error."""
         running = self._running.get(output.request_id)
         if running is None:  # it has failed before the scheduler had heard of it
             self._manager.cancel_request(output.request_id)
         elif output.error is not None:
             self._leave(output.request_id, RuntimeError(output.error))
         else:
-            for token in output.generated_tokens[running.read :]:
-                running.job.generation.push(token)
-            running.read = len(output.generated_tokens)
+            running.job.generation.push(output.generated_tokens[-1])
 
     def _leave(self, name: str, error: Exception | None = None) -> None:
         running = self._running.pop(name)
@@ -336,11 +333,10 @@ class ContinuousEngine:
             running.future.set_exception(error)
 
     def _fail(self, error: Exception) -> None:
-        """Give everybody the error, and start anew with an empty cache."""
+        """Give everybody the error, and start anew."""
         for name in list(self._running):
             self._leave(name, error)
         self._processor.reset()
-        self._processor.cache.reset()
 
     def _own_processors(self, job: Job) -> LogitsProcessorList:
         """The processors that `generate` would apply before drawing."""

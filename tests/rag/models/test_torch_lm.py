@@ -443,12 +443,16 @@ def test_eight_requests_in_one_batch_answer_as_each_alone(tiny, name):
 )
 def test_limits_change_no_answer(tiny, one_by_one, limits):
     together = load(tiny["qwen2"], continuous=True, limits=limits)
-    widths = []
-    together._model.register_forward_pre_hook(
-        lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
-    )
+    widths, rows = [], []
+
+    def look(_, __, inputs):
+        widths.append(inputs["input_ids"].shape[1])
+        rows.append(len(inputs["cu_seq_lens_q"]) - 1)
+
+    together._model.register_forward_pre_hook(look, with_kwargs=True)
     assert answers(together, cases(6)) == alone(one_by_one, cases(6))
     assert max(widths) <= limits.batch_tokens
+    assert max(rows) == min(6, limits.requests)
     together.close()
 
 
@@ -531,12 +535,14 @@ def test_cancelling_while_others_were_put_out_of_the_cache_lets_those_back_in(ti
 def test_a_request_that_waits_for_a_place_in_the_batch_can_be_closed(tiny):
     lm = load(tiny["qwen2"], continuous=True, limits=BatchLimits(page_tokens=8, requests=1))
     _, reached, release = hold_at(lm, 2)
+    _, _, go_on = hold_at(lm, 6)
     first = lm.stream(PROMPT, GREEDY)
     assert reached.wait(10)
     second = lm.stream(PROMPT, GREEDY)
-    second.cancel()
     release.set()
-    second.close()
+    second.close()  # while the first is still in its sixth pass of 24
+    assert first.finish_reason is None
+    go_on.set()
     assert (second.finish_reason, second.usage.completion_tokens) == ("cancelled", 0)
     assert "".join(first)
     assert (first.finish_reason, first.usage.completion_tokens) == ("length", 24)
