@@ -97,6 +97,12 @@ class Parts:
         return model
 
     def _load_embedder(self) -> Embedder:
+        if url := self.settings.embedder_url:
+            from rag.models.remote import remote_embedder, remote_limits
+
+            name, key = self.settings.models.embedder, self.settings.embedder_api_key
+            limits = remote_limits(self.settings)
+            return self._own(remote_embedder(name, url, api_key=key, limits=limits))
         engines = engines_of(self.settings, self.settings.embedder_precision)
         return self._own(load_embedder(self.settings.models.embedder, engines=engines))
 
@@ -109,6 +115,12 @@ class Parts:
             return None
         if name == LATE_INTERACTION:
             return self.late_interaction
+        if url := self.settings.reranker_url:
+            from rag.models.remote import remote_cross_encoder, remote_limits
+
+            key, limits = self.settings.reranker_api_key, remote_limits(self.settings)
+            served = self._own(remote_cross_encoder(name, url, api_key=key, limits=limits))
+            return CrossEncoderReranker(name, served, revision=served.revision)
         engines = engines_of(self.settings, self.settings.reranker_precision)
         model = self._own(open_cross_encoder(resolve(name), engines))
         return CrossEncoderReranker(name, model)
@@ -117,6 +129,21 @@ class Parts:
         name = self.settings.models.generator
         if name == QUOTE:
             return QuoteGenerator(self.late_interaction, most=self.settings.quote_sentences)
+        if url := self.settings.generator_url:
+            from rag.models.remote import remote_causal_lm, remote_limits
+
+            served = self._own(
+                remote_causal_lm(
+                    name,
+                    url,
+                    api_key=self.settings.generator_api_key,
+                    limits=remote_limits(self.settings),
+                    dialect=self.settings.generator_dialect,
+                    context_window=self.settings.generator_context_window,
+                )
+            )
+            default = self.settings.default_new_tokens
+            return LanguageModelGenerator(served, default_new_tokens=default)
         from rag.models.torch_lm import TorchCausalLM
 
         model = self._own(TorchCausalLM(resolve(name), device=engines_of(self.settings).device))
