@@ -3,9 +3,10 @@
 
 PYTHON ?= python3
 PROFILE ?=
+SECTION ?= all
 BIN := .venv/bin
 
-.PHONY: demo test serve lint format clean
+.PHONY: demo test serve lint format perf clean
 
 demo: .venv/installed
 	$(BIN)/rag demo $(if $(PROFILE),--profile $(PROFILE))
@@ -24,6 +25,11 @@ lint: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Speed beside what users otherwise run. Installs those (some gigabytes) on first use.
+perf: .venv/installed-dev
+	$(BIN)/python -m eval.perf install
+	$(BIN)/python -m eval.perf $(SECTION)
 
 clean:
 	rm -rf .venv

@@ -36,11 +36,12 @@ def load_dataset(folder: Path, qrels: str = "test") -> Dataset:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+    with path.open(encoding="utf8") as file:  # splitlines would split at a U+2028 inside a string
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from error
     return rows
 
 

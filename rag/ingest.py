@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from rag.sources import Source, check_id, check_metadata
 from rag.split import Split
 from rag.store import Point, point_id
 from rag.types import Chunk, Document, DocumentReport, Progress, Scope
+from rag.work import Priority, current_work, working
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +99,9 @@ def embed(
     batch = parts.settings.embed_batch
     for at in range(0, len(chunks), batch):
         part = chunks[at : at + batch]
-        yield part, parts.embedder.embed_passages([chunk.embedded_text for chunk in part])
+        with working(replace(current_work(), priority=Priority.BULK)):
+            vectors = parts.embedder.embed_passages([chunk.embedded_text for chunk in part])
+        yield part, vectors
 
 
 def store(

@@ -133,7 +133,11 @@ class Orchestrator:
             with timings.stage("rerank"):
                 depth = max(settings.rerank_limit, limit)
                 frequencies = parts.frequencies(self.scope, found)
-                hits = by_relevance(question, hits, parts.reranker, depth, frequencies)
+                budget = settings.rerank_budget_ms
+                hits, late = by_relevance(
+                    question, hits, parts.reranker, depth, frequencies, budget_ms=budget
+                )
+                cuts += late
         return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts), candidates)
 
     def ingest(

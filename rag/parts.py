@@ -14,13 +14,14 @@ from rag.embed import Embedder, load_embedder
 from rag.generate import Generator, LanguageModelGenerator
 from rag.models.cpu import Cpu, PrecisionChoice
 from rag.models.encoders import Queueing
-from rag.models.engine import Engines, open_cross_encoder
+from rag.models.engine import Engines, Generation, open_causal_lm, open_cross_encoder
 from rag.models.load import resolve
 from rag.models.parity import Thresholds
 from rag.objects import ObjectStore
 from rag.quote import QuoteGenerator
 from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
 from rag.retrieve import LiveGenerations
+from rag.score_cache import ScoreCache
 from rag.settings import LATE_INTERACTION, NO_RERANKER, QUOTE, Settings
 from rag.store import VectorStore
 from rag.types import Scope
@@ -46,7 +47,8 @@ class Parts:
     objects: ObjectStore
     _loaded: dict[str, Any] = field(default_factory=dict)
     _models: list[Closable] = field(default_factory=list, init=False)  # loaded here, in that order
-    _guard: threading.RLock = field(default_factory=threading.RLock)
+    _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
+    _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
     def embedder(self) -> Embedder:
@@ -88,6 +90,9 @@ class Parts:
 
     def _once(self, name: str, load: Callable[[], _T]) -> _T:
         with self._guard:
+            lock = self._loading.setdefault(name, threading.RLock())
+        # One lock per model: whoever needs the embedder does not wait for the LM to be converted.
+        with lock:
             if name not in self._loaded:
                 self._loaded[name] = load()
             return cast(_T, self._loaded[name])
@@ -122,8 +127,11 @@ class Parts:
             served = self._own(remote_cross_encoder(name, url, api_key=key, limits=limits))
             return CrossEncoderReranker(name, served, revision=served.revision)
         engines = engines_of(self.settings, self.settings.reranker_precision)
-        model = self._own(open_cross_encoder(resolve(name), engines))
-        return CrossEncoderReranker(name, model)
+        files = resolve(name)
+        model = self._own(open_cross_encoder(files, engines))
+        return CrossEncoderReranker(
+            name, model, revision=files.revision, cache=ScoreCache(self.settings.rerank_cache)
+        )
 
     def _load_generator(self) -> Generator:
         name = self.settings.models.generator
@@ -144,9 +152,12 @@ class Parts:
             )
             default = self.settings.default_new_tokens
             return LanguageModelGenerator(served, default_new_tokens=default)
-        from rag.models.torch_lm import TorchCausalLM
-
-        model = self._own(TorchCausalLM(resolve(name), device=engines_of(self.settings).device))
+        settings = self.settings
+        engines = engines_of(settings, settings.generator_precision)
+        options = Generation(
+            settings.kv_cache_mb, settings.generations_waiting, settings.parity_lm_tokens
+        )
+        model = self._own(open_causal_lm(resolve(name), engines, options))
         return LanguageModelGenerator(model, default_new_tokens=self.settings.default_new_tokens)
 
 

@@ -9,6 +9,7 @@ with two halves gets a sentence for each.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,9 +81,11 @@ def gather(
     asked, weights = late_interaction.question_tokens(question, frequencies)
     found: list[Quote] = []
     cover: list[NDArray[np.float32]] = []
+    texts = [[chunk.embedded_text for chunk in passage.chunks] for passage in context.passages]
+    read = iter(late_interaction.token_vectors([text for some in texts for text in some]))
     for passage in context.passages:
-        read = late_interaction.token_vectors([c.embedded_text for c in passage.chunks])
-        for quote, chunk, vectors in _sentences(passage, read):
+        own = list(islice(read, len(passage.chunks)))
+        for quote, chunk, vectors in _sentences(passage, own):
             found.append(quote)
             cover.append(max_similarities(asked, _tokens_of(quote, chunk, vectors)))
     stacked = np.stack(cover) if cover else np.zeros((0, len(asked.ids)), dtype=np.float32)

@@ -9,7 +9,7 @@ collection; it needs no weights of its own and is blended with the score that th
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 
 from rag.embed import Embedder
 from rag.models.tokens import TokenVectors
+from rag.pace import Pace, text_bytes
+from rag.score_cache import ScoreCache
 from rag.settings import LATE_INTERACTION
-from rag.types import Hit
+from rag.types import Cut, Hit
 
 Frequencies = Callable[[Sequence[int]], tuple[Mapping[int, int], int]]
 """Token ids -> (in how many chunks of the collection each occurs, number of chunks)."""
 
 EVEN_CHUNKS = 100  # a collection of this size trusts its IDF by half
 RECENT_TEXTS = 64  # of 256 tokens of 384 dimensions: 25 MB
+FIRST_BLOCK = 4  # candidates that are scored whatever the latency budget says
 
 
 class CrossEncoder(Protocol):
@@ -36,25 +39,48 @@ class CrossEncoder(Protocol):
 
 
 class Reranker(Protocol):
-    """What scores passages. `blend` is the weight of its score against the one before it."""
+    """What scores passages. `blend` is the weight of its score against the one before it.
+
+    `pace` is the speed that its passes were measured at.
+    """
 
     id: str
     blend: float
+    pace: Pace
 
     def relevance(
         self, question: str, passages: Sequence[str], frequencies: Frequencies
     ) -> NDArray[np.float32]:
         """How well each passage answers, float32 (n,); comparable between questions."""
+        ...
+
+    def bytes_read(self, question: str, passage: str) -> int:
+        """How much text the model would read to score a passage: 0 when that is known already."""
+        ...
 
 
 class CrossEncoderReranker:
-    """Raw logits: sorting by them needs no sigmoid, and they keep apart what a sigmoid rounds."""
+    """Raw logits: sorting by them needs no sigmoid, and they keep apart what a sigmoid rounds.
+
+    What `cache` knows is not computed again; `revision` tells it models of one id apart.
+    """
 
     blend = 1.0
 
-    def __init__(self, id: str, model: CrossEncoder) -> None:
+    def __init__(
+        self,
+        id: str,
+        model: CrossEncoder,
+        *,
+        revision: str = "",
+        cache: ScoreCache | None = None,
+        pace: Pace | None = None,
+    ) -> None:
         self.id = id
+        self.pace = pace or Pace()
         self._model = model
+        self._key = f"{id}@{revision}"
+        self._cache = ScoreCache(0) if cache is None else cache  # an empty one is falsy
 
     def relevance(
         self,
@@ -63,7 +89,19 @@ class CrossEncoderReranker:
         frequencies: Frequencies,  # noqa: ARG002 - late interaction's
     ) -> NDArray[np.float32]:
         """Logits, float32 (n,)."""
-        return self._model.logits(question, passages)
+        known = dict(zip(passages, self._cache.get(self._key, question, passages), strict=True))
+        missing = [passage for passage, score in known.items() if score is None]
+        if missing:
+            with self.pace.measure(sum(_pair_bytes(question, text) for text in missing)):
+                logits = self._model.logits(question, missing).tolist()
+            self._cache.put(self._key, question, missing, logits)
+            known |= zip(missing, logits, strict=True)
+        return np.array([known[passage] for passage in passages], dtype=np.float32)
+
+    def bytes_read(self, question: str, passage: str) -> int:
+        """Question and passage: the question is read with each passage anew."""
+        (known,) = self._cache.get(self._key, question, [passage])
+        return _pair_bytes(question, passage) if known is None else 0
 
 
 class LateInteractionReranker:
@@ -71,8 +109,9 @@ class LateInteractionReranker:
 
     id = LATE_INTERACTION
 
-    def __init__(self, embedder: Embedder, *, blend: float = 0.5) -> None:
+    def __init__(self, embedder: Embedder, *, blend: float = 0.5, pace: Pace | None = None) -> None:
         self.blend = blend
+        self.pace = pace or Pace()
         self._embedder = embedder
         self._recent: OrderedDict[str, TokenVectors] = OrderedDict()
         self._guard = threading.Lock()
@@ -84,6 +123,11 @@ class LateInteractionReranker:
         asked, weights = self.question_tokens(question, frequencies)
         read = self.token_vectors(passages)
         return np.array([max_similarities(asked, r) @ weights for r in read], dtype=np.float32)
+
+    def bytes_read(self, question: str, passage: str) -> int:  # noqa: ARG002 - read once for all
+        """The passage alone."""
+        with self._guard:
+            return 0 if passage in self._recent else text_bytes(passage)
 
     def question_tokens(
         self, question: str, frequencies: Frequencies
@@ -98,7 +142,9 @@ class LateInteractionReranker:
             known = {text: self._recent[text] for text in texts if text in self._recent}
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
-            known |= zip(missing, self._embedder.token_vectors(missing), strict=True)
+            with self.pace.measure(sum(map(text_bytes, missing))):
+                read = self._embedder.token_vectors(missing)
+            known |= zip(missing, read, strict=True)
         with self._guard:
             self._recent.update(known)
             while len(self._recent) > RECENT_TEXTS:
@@ -108,6 +154,10 @@ class LateInteractionReranker:
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in the embedder's tokenizer."""
         return self._embedder.count_tokens([text])[0]
+
+
+def _pair_bytes(question: str, passage: str) -> int:
+    return text_bytes(question) + text_bytes(passage)
 
 
 def max_similarities(asked: TokenVectors, read: TokenVectors) -> NDArray[np.float32]:
@@ -142,25 +192,78 @@ def idf(counts: Sequence[int], total: int) -> NDArray[np.float32]:
 
 
 def rerank(
-    question: str, hits: Sequence[Hit], reranker: Reranker, depth: int, frequencies: Frequencies
-) -> list[Hit]:
-    """The first `depth` hits in the order of their new scores; the rest is left out.
+    question: str,
+    hits: Sequence[Hit],
+    reranker: Reranker,
+    depth: int,
+    frequencies: Frequencies,
+    *,
+    budget_ms: int = 0,
+) -> tuple[list[Hit], list[Cut]]:
+    """The first `depth` hits in the order of their new scores, and what the budget cut.
 
     The new score is `blend * z(relevance) + (1 - blend) * z(score before)`, z-scores within the
-    candidates; with a blend of 1 it is the relevance itself. Ties are broken by point id.
+    candidates that were scored; with a blend of 1 it is the relevance itself. Ties are broken by
+    point id. Hits beyond `depth` are left out.
+
+    With a `budget_ms` above 0 only as many candidates are scored as the reranker's measured speed
+    fits into that many milliseconds, but FIRST_BLOCK in any case. The others follow in the order
+    they came in, with the score they came with and `scores.rerank` None: whoever asked for ten hits
+    gets ten. A cut says how many.
     """
     candidates = list(hits[:depth])
     if not candidates:
-        return []
+        return [], []
     passages = [hit.chunk.embedded_text for hit in candidates]
-    relevance = reranker.relevance(question, passages, frequencies)
-    before = np.array([hit.score for hit in candidates], dtype=np.float32)
+    if budget_ms:
+        blocks = list(within_budget(question, passages, reranker, frequencies, budget_ms / 1000))
+        relevance = np.concatenate(blocks)
+    else:
+        relevance = reranker.relevance(question, passages, frequencies)
+    read, unread = candidates[: len(relevance)], candidates[len(relevance) :]
+    before = np.array([hit.score for hit in read], dtype=np.float32)
     scores = blended(relevance, before, reranker.blend)
     scored = [
         replace(hit, score=float(score), scores=replace(hit.scores, rerank=float(raw)))
-        for hit, score, raw in zip(candidates, scores, relevance, strict=True)
+        for hit, score, raw in zip(read, scores, relevance, strict=True)
     ]
-    return sorted(scored, key=lambda hit: (-hit.score, hit.point_id))
+    scored.sort(key=lambda hit: (-hit.score, hit.point_id))
+    return scored + unread, _cuts(len(unread), len(candidates), reranker.pace, budget_ms)
+
+
+def within_budget(
+    question: str,
+    passages: Sequence[str],
+    reranker: Reranker,
+    frequencies: Frequencies,
+    seconds: float,
+) -> Iterator[NDArray[np.float32]]:
+    """The relevance of one block of passages after the other, while there is time for another.
+
+    A block is as much as fits into the time that is left: mostly all in one, so that batches stay
+    large. Scores that are known cost nothing, so a repeated question is scored whole.
+    """
+    clock, done = reranker.pace.clock, 0
+    sizes = [reranker.bytes_read(question, passage) for passage in passages]
+    end = clock() + seconds
+    while done < len(passages):
+        fits = reranker.pace.affordable(sizes[done:], end - clock())
+        if done == 0:
+            fits = max(fits or 0, FIRST_BLOCK)
+        elif fits is None:  # nothing was computed yet, so nothing was measured
+            fits = FIRST_BLOCK if clock() < end else 0
+        if fits == 0:
+            return
+        yield reranker.relevance(question, passages[done : done + fits], frequencies)
+        done += fits
+
+
+def _cuts(unread: int, candidates: int, pace: Pace, budget_ms: int) -> list[Cut]:
+    if not unread:
+        return []
+    speed = f"{(pace.per_second or 0) / 1000:.1f} kB of text per second"
+    why = f"reranking has a budget of {budget_ms} ms, and this machine reads {speed}"
+    return [Cut(f"the reranking of {unread} of {candidates} candidates", why)]
 
 
 def blended(

@@ -72,7 +72,10 @@ class Settings(BaseSettings):
     engine: Literal["auto", "openvino", "torch"] = "auto"  # auto: OpenVINO on a CPU, torch on a GPU
     embedder_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"  # on a CPU
     reranker_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
+    generator_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
     cache: Path = Field(default_factory=default_cache)  # converted models
+    kv_cache_mb: int = Field(512, ge=1, le=1_048_576)  # a generator's keys and values, on a CPU
+    generations_waiting: int = Field(32, ge=1)  # requests that wait for it; more get 429
     model_queue: int = Field(256, ge=1)  # requests that wait for one model; more get 429
     ingest_batch_ms: int = Field(50, ge=1, le=10_000)  # a batch of ingestion while questions come
 
@@ -81,6 +84,7 @@ class Settings(BaseSettings):
     parity_cosine_int8: float = Field(0.98, ge=0, le=1)
     parity_rank: float = Field(0.9, ge=-1, le=1)  # Kendall's tau between two orders of passages
     parity_logit: float = Field(0.1, ge=0)  # mean distance in standard deviations, not for int8
+    parity_lm_tokens: float = Field(0.9, ge=0, le=1)  # share of an LM's tokens that are torch's
 
     # Models on other servers: tei+http://host:port, openai+https://host/v1; empty: in the process.
     embedder_url: str = Field("", pattern=_SERVED)

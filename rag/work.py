@@ -5,6 +5,7 @@ queue in front of each model reads it, and nothing between them has to pass it o
 """
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,10 +64,14 @@ class Cancellation(threading.Event):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One piece of work. Setting `cancelled` drops what has not been computed yet."""
+    """One piece of work, from its beginning at `since` (monotonic seconds) to its end.
+
+    Setting `cancelled` drops what has not been computed yet.
+    """
 
     priority: Priority = Priority.INTERACTIVE
     cancelled: Cancellation = field(default_factory=Cancellation)
+    since: float = field(default_factory=time.monotonic)
 
 
 class Cancellable(Protocol):

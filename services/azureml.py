@@ -135,7 +135,7 @@ async def score(
     `return_full_text` is false.
     """
     steps = service.answers.stream(partial(_score, service.orchestrator, body))
-    scored = await last(steps, request)
+    scored = await last(steps, request.receive)
     return scored if scored is not None else Response(status_code=CLIENT_GONE)
 
 

@@ -14,7 +14,7 @@ from services import azureml
 from services.events import EventStream
 from services.schemas import AskRequest, AskResponse, SearchRequest, SearchResponse
 from services.service import CLIENT_GONE, Running, Service, build, run
-from services.threads import first, last
+from services.threads import first, last, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -72,10 +72,12 @@ def create_app(
     return build("Ragstone chat", [router, azureml.router], settings, orchestrator)
 
 
-@router.post("/search")
+@router.post("/search", response_model=SearchResponse)
 async def search(
-    body: Annotated[SearchRequest, Body(openapi_examples=_SEARCHES)], service: Running
-) -> SearchResponse:
+    request: Request,
+    body: Annotated[SearchRequest, Body(openapi_examples=_SEARCHES)],
+    service: Running,
+) -> SearchResponse | Response:
     """The passages nearest to a query, best first, with the scores of every stage."""
     call = partial(
         service.orchestrator.search,
@@ -86,7 +88,8 @@ async def search(
         rerank=body.rerank,
         filter=body.filter,
     )
-    return SearchResponse.of(await service.calls.run(call))
+    found = await unless_gone(request.receive, service.calls.run(call))
+    return SearchResponse.of(found) if found is not None else Response(status_code=CLIENT_GONE)
 
 
 @router.post("/ask", response_model=AskResponse, responses={200: _STREAM})
@@ -101,13 +104,14 @@ async def ask(
     """
     events = service.answers.stream(partial(_answer, service, body))
     if body.stream:
-        return EventStream(await first(events), events, request.url.path)
-    answer = await last(events, request)
-    return (
-        AskResponse.of(answer)
-        if isinstance(answer, t.Answer)
-        else Response(status_code=CLIENT_GONE)
-    )
+        begun = await first(events, request.receive)
+        if begun is not None:
+            return EventStream(begun, events, request.url.path)
+    else:
+        answer = await last(events, request.receive)
+        if isinstance(answer, t.Answer):
+            return AskResponse.of(answer)
+    return Response(status_code=CLIENT_GONE)
 
 
 def _answer(service: Service, body: AskRequest) -> Generator[t.AnswerEvent]:

@@ -244,7 +244,9 @@ def serve(
     from services.service import serve as run
 
     settings = load_settings(data=data, profile=profile, host=host, port=port)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # `main` has set the level of the other commands already.
+    shown = "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=shown, force=True)
     run(create_app(settings), settings)
 
 

@@ -89,9 +89,15 @@ def _converted(settings: Settings) -> Iterator[Check]:
     if not found:
         yield Check("converted models", None, f"none in {settings.cache}: made on first use")
     for key, entry in found:
+        if (refused := entry.record.get("refused")) is not None:
+            yield Check(
+                f"converted {key['model']}", None, f"{key['role']}, runs in torch: {refused}"
+            )
+            continue
         figures = ", ".join(f"{name} {value:g}" for name, value in entry.record["figures"].items())
         size = sum(path.stat().st_size for path in entry.path.rglob("*")) / 2**20
-        what = f"{key['role']} in {key['precision']}, {size:.0f} MiB"
+        precision = entry.record.get("precision", key["precision"])
+        what = f"{key['role']} in {precision}, {size:.0f} MiB"
         yield Check(f"converted {key['model']}", None, f"{what}; against torch: {figures}")
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import AsyncIterator
 
-import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -12,7 +11,7 @@ from rag import types as t
 from rag.errors import RagError
 from services.problems import problem
 from services.schemas import AskResponse, CitationOut, HitOut, Wire
-from services.threads import Stream
+from services.threads import Stream, unless_gone
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +51,7 @@ class EventStream(Response):
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
-                await self._send(send)
-                tasks.cancel_scope.cancel()
+            await unless_gone(receive, self._send(send))
         finally:
             await self._events.close()
 
@@ -100,9 +96,3 @@ def encode(made: t.AnswerEvent) -> bytes:
 def event(name: str, data: str) -> bytes:
     """A server-sent event; `data` is JSON and therefore one line."""
     return f"event: {name}\ndata: {data}\n\n".encode()
-
-
-async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

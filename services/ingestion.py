@@ -53,7 +53,7 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The ingestion service alone."""
-    return build("Ragstone ingestion", [router], settings, orchestrator)
+    return build("Ragstone ingestion", [router], settings, orchestrator, models=["embedder"])
 
 
 # Documents

@@ -14,16 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Literal
 from uuid import uuid4
 
-from rag.errors import NotFound, Overloaded, RagError
+from rag.errors import Cancelled, NotFound, Overloaded, RagError
 from rag.ingest import failed
 from rag.orchestrator import Orchestrator
 from rag.sources import Source
 from rag.types import DocumentReport
+from rag.work import Priority, Work, working
 
 log = logging.getLogger(__name__)
 
 KEPT = 256  # finished jobs that can still be asked for
 RETRY_SECONDS = 5.0
+STOP_SECONDS = 5.0  # what the document at hand gets to end by itself when the service stops
 
 State = Literal["queued", "running", "done", "failed"]
 
@@ -74,7 +76,13 @@ class IngestQueue:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._guard = threading.Lock()
         self._closing = False
+        self._bulk = Work(Priority.BULK)
         self._worker: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return self._waiting.qsize()
 
     def submit(self, collection: str, uploads: Sequence[Upload]) -> Job:
         """Line up documents; their files are closed by the queue from then on.
@@ -109,23 +117,32 @@ class IngestQueue:
             hint=f"The last {self._kept} finished jobs are kept, until the service restarts.",
         )
 
-    def close(self) -> None:
-        """Finish the document that is being worked on; what waits is given up, and says so."""
+    def stop(self) -> None:
+        """Take no more and give up what waits, and say so; the document at hand goes on."""
         with self._guard:
+            if self._closing:
+                return
             self._closing = True
             while not self._waiting.empty():
                 if (job := self._waiting.get_nowait()) is not None:
                     self._run(job)
             self._waiting.put_nowait(None)
+
+    def close(self, seconds: float = STOP_SECONDS) -> None:
+        """`stop`, and wait for the document at hand. After so many seconds it is cancelled."""
+        self.stop()
         if self._worker is not None:
+            self._worker.join(seconds)
+            self._bulk.cancelled.set()
             self._worker.join()
 
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            job.state = "running"
-            self._run(job)
-            with self._guard:
-                self._forget()
+        with working(self._bulk):
+            while (job := self._waiting.get()) is not None:
+                job.state = "running"
+                self._run(job)
+                with self._guard:
+                    self._forget()
 
     def _run(self, job: Job) -> None:
         for at, upload in enumerate(job.uploads):
@@ -147,7 +164,11 @@ class IngestQueue:
     def _ingest(self, job: Job, upload: Upload) -> DocumentReport:
         if self._closing:
             raise Overloaded("The service stopped before its turn came.", hint="Send it again.")
-        return self._orchestrator.add(upload.load(), collection=job.collection)
+        try:
+            return self._orchestrator.add(upload.load(), collection=job.collection)
+        except Cancelled:
+            stopped = "The service stopped while it was being ingested."
+            raise Overloaded(stopped, hint="Send it again.") from None
 
     def _forget(self) -> None:
         """Drop the oldest finished jobs above the number that is kept."""

@@ -2,9 +2,10 @@
 
 import logging
 import shutil
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,10 +26,14 @@ from services.jobs import IngestQueue
 from services.limits import BodyLimit, body_limit
 from services.schemas import Wire
 from services.threads import Pool
+from services.warmup import ALL_MODELS, ModelName, WarmUp
 
 CALL_THREADS = 16  # searches and lists that run at once
 CALLS_WAITING = 256
 SHUTDOWN_SECONDS = 30  # what runs may end within; then it is cut off
+# How long a busy thread keeps the interpreter when others want it. With Python's own 5 ms the event
+# loop, behind a few busy threads, answers /healthz late.
+SWITCH_SECONDS = 0.001
 CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 
 
@@ -41,6 +46,7 @@ class Service:
     calls: Pool
     probes: Pool
     queue: IngestQueue
+    warm_up: WarmUp | None
 
     @property
     def parts(self) -> Parts:
@@ -67,8 +73,10 @@ def build(
     routers: Iterable[APIRouter],
     settings: Settings | None = None,
     orchestrator: Orchestrator | None = None,
+    *,
+    models: Sequence[ModelName] = ALL_MODELS,
 ) -> FastAPI:
-    """An application of these routers.
+    """An application of these routers, which need these models.
 
     Its lifespan opens the Orchestrator of `settings` and closes it again; one that is given stays
     its giver's to close.
@@ -79,7 +87,7 @@ def build(
     app = FastAPI(
         title=title,
         version=version("ragstone"),
-        lifespan=partial(_lifespan, settings=settings, given=orchestrator),
+        lifespan=partial(_lifespan, settings=settings, given=orchestrator, models=models),
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
@@ -102,31 +110,62 @@ def run(create: Callable[[Settings], FastAPI]) -> None:
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve an application at the configured address until told to stop."""
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    server = Server(config, app)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with suppress(KeyboardInterrupt):  # uvicorn has shut down already when it lets it through
+        server.run()
+    if not server.started:
+        sys.exit(3)  # the log says why
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with ingestion told first: what waits for a document must not use up the time that
+    answers have to end in.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking connections, let requests end, then the lifespan."""
+        service: Service = self._app.state.service
+        await to_thread.run_sync(service.queue.stop)
+        await super().shutdown(sockets)
 
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, given: Orchestrator | None
+    app: FastAPI, settings: Settings, given: Orchestrator | None, models: Sequence[ModelName]
 ) -> AsyncIterator[None]:
     orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
     queue = IngestQueue(orchestrator, waiting=settings.ingest_queue)
+    warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
+    answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
+    calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
     app.state.service = Service(
         orchestrator,
-        answers=Pool(settings.max_answers),
-        calls=Pool(CALL_THREADS, waiting=CALLS_WAITING),
+        answers=answers,
+        calls=calls,
         probes=Pool(2, waiting=16),
         queue=queue,
+        warm_up=warm_up,
     )
     try:
         yield
     finally:
+        if warm_up is not None:
+            await to_thread.run_sync(warm_up.close)
         await to_thread.run_sync(queue.close)
+        # Requests that were cut off end only now; models and stores stay until they have.
+        await answers.drain()
+        await calls.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
 
@@ -160,21 +199,24 @@ async def healthz() -> Health:
 
 @health.get("/readyz", response_model=Readiness)
 async def readyz(request: Request, service: Running) -> Readiness | Response:
-    """200 when catalog, store and disk can be used; else 503, a problem with the same `checks`."""
-    checks = await service.probes.run(partial(_checks, service.orchestrator))
+    """200 when catalog, store, disk and models can be used; else 503, with the same `checks`."""
+    checks = await service.probes.run(partial(_checks, service))
     if set(checks.values()) == {"ok"}:
         return Readiness(status="ok", checks=checks)
     failing = "; ".join(f"{name}: {found}" for name, found in checks.items() if found != "ok")
     return problems.respond_http(503, failing, request.url.path, checks=checks)
 
 
-def _checks(orchestrator: Orchestrator) -> dict[str, str]:
-    parts = orchestrator.parts
-    return {
-        "catalog": _check(lambda: parts.catalog.collections(orchestrator.scope)),
+def _checks(service: Service) -> dict[str, str]:
+    parts = service.parts
+    checks = {
+        "catalog": _check(lambda: parts.catalog.collections(service.scope)),
         "store": _check(parts.store.ping),
         "disk": _check_disk(parts.settings),
     }
+    if service.warm_up is not None:
+        checks["models"] = service.warm_up.check()
+    return checks
 
 
 def _check(call: Callable[[], object]) -> str:

@@ -1,17 +1,25 @@
-"""Blocking calls in bounded threads, so that the event loop never waits for a model or a disk."""
+"""Blocking calls in bounded threads, so that the event loop never waits for a model or a disk.
+
+Each call is `Work`: when nobody waits for it any more it is cancelled, and the models drop what
+they have not computed yet.
+"""
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from typing import Generic, Self, TypeVar
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
-from starlette.requests import Request
+from starlette.types import Receive
 
 from rag.errors import Overloaded
+from rag.work import Work, working
 
 T = TypeVar("T")
+
+FORGETTING = 0.9  # weight of the past in the mean time of a call
 
 
 class _End:
@@ -19,32 +27,47 @@ class _End:
 
 
 class Pool:
-    """At most `threads` calls run and `waiting` more wait; any further raises Overloaded.
+    """At most `running` calls run and `waiting` more wait; any further raises Overloaded.
 
     To be used from one event loop.
     """
 
-    def __init__(self, threads: int, *, waiting: int = 0, retry_after: float = 1.0) -> None:
-        self._limiter = CapacityLimiter(threads)
-        self._size = threads + waiting
+    def __init__(
+        self, running: int, *, waiting: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._turns = asyncio.Semaphore(running)
+        self._running = running
+        self._most = running + waiting
         self._inside = 0
-        self._retry_after = retry_after
+        self._clock = clock
+        self._mean_seconds: float | None = None
 
     @property
     def inside(self) -> int:
         """How many calls run or wait."""
         return self._inside
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the calls that wait have begun, by how long calls took of late.
+
+        1 before any has ended.
+        """
+        if self._mean_seconds is None:
+            return 1.0
+        ahead = max(0, self._inside - self._running) + 1
+        return ahead * self._mean_seconds / self._running
+
     async def run(self, call: Callable[[], T]) -> T:
-        """What the call returns or raises."""
+        """What the call returns or raises. Cancelled, it waits for the thread all the same."""
         with self.place():
-            return await to_thread.run_sync(call, limiter=self._limiter)
+            async with self.turn():
+                return await _in_thread(call, Work())
 
     def stream(self, call: Callable[[], Generator[T]]) -> "Stream[T]":
         """The events of a blocking generator. Holds a place until closed. Raises Overloaded."""
-        events = call()  # a generator: nothing has run yet
         self.enter()
-        return Stream(events, self._limiter, self.leave)
+        return Stream(call(), self)  # a generator: nothing has run yet
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -55,12 +78,26 @@ class Pool:
         finally:
             self.leave()
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn and have it for the length of a block."""
+        started = await self.begin()
+        try:
+            yield
+        finally:
+            self.end(started)
+
+    async def drain(self) -> None:
+        """Wait until nothing runs any more, and let nothing run again."""
+        for _ in range(self._running):
+            await self._turns.acquire()
+
     def enter(self) -> None:
         """Take a place. Raises Overloaded."""
-        if self._inside >= self._size:
+        if self._inside >= self._most:
             raise Overloaded(
                 f"{self._inside} requests are being worked on already.",
-                retry_after=self._retry_after,
+                retry_after=self.retry_after,
                 hint="Try again in a moment.",
             )
         self._inside += 1
@@ -69,17 +106,33 @@ class Pool:
         """Give a place back."""
         self._inside -= 1
 
+    async def begin(self) -> float:
+        """Wait for one's turn, in the order of those who wait. Returns when it began."""
+        await self._turns.acquire()
+        return self._clock()
+
+    def end(self, began: float) -> None:
+        """Give the turn to the next, and learn how long it took."""
+        seconds = self._clock() - began
+        if self._mean_seconds is None:
+            self._mean_seconds = seconds
+        self._mean_seconds += (1 - FORGETTING) * (seconds - self._mean_seconds)
+        self._turns.release()
+
 
 class Stream(Generic[T]):
-    """A blocking generator as an asynchronous iterator. Close it to stop what makes the events."""
+    """A blocking generator as an asynchronous iterator. Close it to stop what makes the events.
 
-    def __init__(
-        self, events: Generator[T], limiter: CapacityLimiter, leave: Callable[[], None]
-    ) -> None:
+    Each step runs in a thread, on behalf of `work`; between the first and closing it has a turn of
+    its pool.
+    """
+
+    def __init__(self, events: Generator[T], pool: Pool) -> None:
+        self.work = Work()
         self._events = events
-        self._limiter = limiter
-        self._leave = leave
+        self._pool = pool
         self._step: asyncio.Task[T | type[_End]] | None = None
+        self._began: float | None = None  # its turn
         self._closed = False
 
     async def ready(self, seconds: float | None = None) -> bool:
@@ -90,19 +143,24 @@ class Stream(Generic[T]):
         return self._step.done()
 
     async def close(self) -> None:
-        """Return when nothing runs any more."""
+        """Cancel the work, and return when nothing runs any more."""
         if self._closed:
             return
         self._closed = True
+        self.work.cancelled.set()
         try:
             with anyio.CancelScope(shield=True):
                 if self._step is not None:
+                    if self._began is None:
+                        self._step.cancel()  # it still waits for its turn
                     # A running generator cannot be closed: the event that it is at comes first.
-                    await asyncio.wait({self._step})
-                    self._step.exception()  # else asyncio complains that nobody looked
-                await to_thread.run_sync(self._events.close, limiter=self._limiter)
+                    await _ended(self._step)
+                if self._began is not None:
+                    await _in_thread(self._events.close, self.work)
         finally:
-            self._leave()
+            if self._began is not None:
+                self._pool.end(self._began)
+            self._pool.leave()
 
     async def __anext__(self) -> T:
         await self.ready()
@@ -123,24 +181,78 @@ class Stream(Generic[T]):
         await self.close()
 
     async def _next(self) -> T | type[_End]:
-        return await to_thread.run_sync(next, self._events, _End, limiter=self._limiter)
+        if self._began is None:
+            self._began = await self._pool.begin()
+        return await _in_thread(lambda: next(self._events, _End), self.work)
 
 
-async def first(events: Stream[T]) -> T:
-    """The first event; what is raised before it ends the stream."""
+async def first(events: Stream[T], receive: Receive) -> T | None:
+    """The first event; None when the client went away before it. Without one the stream is closed.
+
+    What is raised before it closes the stream, too.
+    """
+    found = None
     try:
-        return await anext(events)
-    except BaseException:
-        await events.close()
-        raise
+        found = await unless_gone(receive, anext(events))
+    finally:
+        if found is None:
+            await events.close()
+    return found
 
 
-async def last(events: Stream[T], request: Request) -> T | None:
-    """The last event; None, and no more work done, when the client went away before it."""
-    latest: T | None = None
+async def last(events: Stream[T], receive: Receive) -> T | None:
+    """The last event of at least one; None when the client went away: then no more is done."""
     async with events:
-        async for event in events:
-            if await request.is_disconnected():
-                return None
-            latest = event
+        return await unless_gone(receive, _last(events))
+
+
+async def unless_gone(receive: Receive, awaited: Coroutine[Any, Any, T]) -> T | None:
+    """What is awaited; None when the client goes away first: then that is cancelled, and ended."""
+    wanted = asyncio.create_task(awaited)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({wanted, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return wanted.result() if wanted.done() else None
+    finally:
+        with anyio.CancelScope(shield=True):
+            for task in (gone, wanted):
+                task.cancel()
+                await _ended(task)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _last(events: Stream[T]) -> T:
+    latest = await anext(events)
+    async for event in events:
+        latest = event
     return latest
+
+
+async def _in_thread(call: Callable[[], T], work: Work) -> T:
+    """Run a call in a thread on behalf of work.
+
+    Cancelled, it cancels the work and waits for the thread, which cannot be interrupted.
+    """
+    with working(work):
+        # The pool has counted it already: a limiter of its own never makes it wait.
+        limiter = CapacityLimiter(1)
+        running = asyncio.create_task(to_thread.run_sync(call, limiter=limiter))
+    try:
+        await asyncio.wait({running})
+    except asyncio.CancelledError:
+        work.cancelled.set()
+        with anyio.CancelScope(shield=True):
+            await _ended(running)
+        raise
+    return running.result()
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """Wait for a task whose outcome does not matter any more."""
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # else asyncio complains that nobody looked

@@ -4,11 +4,14 @@ A batch is made from the head of the queue:
 
 1. Interactive requests go before bulk ones. Bulk is not starved by questions that never end: once
    it has waited `BULK_WAITS` seconds for a batch, the next one is its.
-2. The oldest request of that priority is always in the batch, with as many rows as fit. Rows of
-   other requests fill what is left, neighbours in length first, so that little is padded.
-3. A batch has at most `batch_tokens` padded tokens (rows x longest). While questions come, a bulk
-   batch has only what runs in `bulk_seconds`, by measured speed: a question waits for it at most
-   so long.
+2. The request of the oldest work of that priority is always in the batch, with as many rows as fit.
+   (A question comes to its models several times; one that began earlier does not wait each time
+   for all that began later.) Rows of other requests fill what is left, neighbours in length first,
+   so that little is padded.
+3. A batch has at most `batch_tokens` padded tokens (rows x longest). By measured speed, an
+   interactive one has only what runs in `BATCH_SECONDS`: on a slow machine a large batch gains
+   nothing, and each of its rows would wait for all. While questions come, a bulk batch has only
+   what runs in `bulk_seconds`: a question waits for it at most so long.
 """
 
 import threading
@@ -32,6 +35,7 @@ PADDING = 0.1  # the share of a batch that may be padding
 # is in it, in tokens of a small encoder on a CPU.
 SPARE_TOKENS = 128
 WINDOW_BATCHES = 4  # how many batches' worth of waiting rows are looked at for neighbours
+BATCH_SECONDS = 0.2  # what an interactive batch may take
 QUESTIONS_SECONDS = 2.0  # how long after a question bulk batches stay short
 BULK_WAITS = 1.0  # seconds after which bulk gets its batch between questions
 FORGETTING = 0.8  # weight of the past in the measured speed, per batch
@@ -95,7 +99,8 @@ class BatchQueue(Generic[Item, Result]):
         self._waiting: dict[Priority, list[Request[Item, Result]]] = {p: [] for p in Priority}
         self._question = float("-inf")  # when the last one came
         self._bulk = float("-inf")  # when bulk got its last batch
-        self._speed = _Speed()  # of bulk batches: a question's few tokens say little of theirs
+        # Each of its own: a question's few tokens say little of how fast a passage is.
+        self._speeds = {priority: _Speed() for priority in Priority}
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -110,8 +115,9 @@ class BatchQueue(Generic[Item, Result]):
         return sum(row.length for some in self._waiting.values() for r in some for row in r.rows)
 
     def add(self, request: Request[Item, Result]) -> None:
-        """Line a request up, by the time when it arrived."""
-        insort(self._waiting[request.work.priority], request, key=lambda other: other.arrived)
+        """Line a request up: what belongs to older work first, then what arrived first."""
+        queue = self._waiting[request.work.priority]
+        insort(queue, request, key=lambda other: (other.work.since, other.arrived))
         if request.work.priority is Priority.INTERACTIVE:
             self._question = request.arrived
 
@@ -145,22 +151,27 @@ class BatchQueue(Generic[Item, Result]):
 
     def measured(self, batch: Sequence[Row[Item, Result]], seconds: float) -> None:
         """Learn how long a batch took."""
-        if batch[0].request.work.priority is Priority.BULK:
-            self._speed.add(padded_tokens(batch), seconds)
+        self._speeds[batch[0].request.work.priority].add(padded_tokens(batch), seconds)
 
     def _turn(self, now: float) -> Priority:
         bulk = self._waiting[Priority.BULK]
         if not self._waiting[Priority.INTERACTIVE]:
             return Priority.BULK
-        if bulk and now - max(self._bulk, bulk[0].arrived) >= BULK_WAITS:
-            return Priority.BULK
-        return Priority.INTERACTIVE
+        if not bulk:
+            return Priority.INTERACTIVE
+        waits_since = max(self._bulk, min(request.arrived for request in bulk))
+        return Priority.BULK if now - waits_since >= BULK_WAITS else Priority.INTERACTIVE
 
     def _budget(self, priority: Priority, now: float) -> int:
-        """Padded tokens. 0 before any bulk batch was measured: then one row is tried."""
-        if priority is Priority.INTERACTIVE or now - self._question > QUESTIONS_SECONDS:
-            return self._batch_tokens
-        return min(self._batch_tokens, int(self._speed.tokens_per_second * self._bulk_seconds))
+        """Padded tokens."""
+        speed = self._speeds[priority].tokens_per_second
+        if priority is Priority.INTERACTIVE:
+            limit = speed * BATCH_SECONDS if speed else self._batch_tokens
+        elif now - self._question <= QUESTIONS_SECONDS:
+            limit = speed * self._bulk_seconds  # 0 before the first was measured: try one row
+        else:
+            limit = self._batch_tokens
+        return min(self._batch_tokens, int(limit))
 
 
 class Batcher(Generic[Item, Result]):

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -19,6 +19,9 @@ from rag.models.encoders import LocalCrossEncoder, LocalEncoder, Queueing
 from rag.models.load import ModelFiles
 from rag.models.presets import EmbedderPreset
 from rag.models.tokens import load_tokenizer
+
+if TYPE_CHECKING:
+    from rag.generate import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,43 @@ def open_cross_encoder(files: ModelFiles, engines: Engines) -> LocalCrossEncoder
 
         engine = load_cross_encoder(files, engines.cpu)
         return LocalCrossEncoder(files.id, engine, tokenizer, engines.queueing)
+
+    return choose(engines, on_openvino, on_torch)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How a causal LM serves several requests; see `load_causal_lm`."""
+
+    kv_cache_mb: int = 512
+    waiting: int = 32
+    min_agreement: float = 0.9
+
+
+def open_causal_lm(
+    files: ModelFiles,
+    engines: Engines,
+    options: Generation = Generation(),
+) -> "LanguageModel":
+    """A causal LM, ready. Raises `ModelUnavailable`."""
+
+    def on_torch() -> "LanguageModel":
+        from rag.models.torch import use_threads
+        from rag.models.torch_lm import TorchCausalLM
+
+        use_threads(engines.cpu.threads)
+        return TorchCausalLM(files, device=engines.device, waiting=options.waiting)
+
+    def on_openvino() -> "LanguageModel":
+        from rag.models.genai import load_causal_lm
+
+        return load_causal_lm(
+            files,
+            engines.cpu,
+            kv_cache_mb=options.kv_cache_mb,
+            waiting=options.waiting,
+            min_agreement=options.min_agreement,
+        )
 
     return choose(engines, on_openvino, on_torch)
 

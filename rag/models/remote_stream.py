@@ -17,6 +17,7 @@ from rag.errors import ModelUnavailable
 from rag.models.stream import FinishReason, StopFilter
 from rag.models.transport import Call, Transport
 from rag.types import Usage
+from rag.work import cancel_with, current_work
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class RemoteStream(Iterator[str]):
         self._future = future
         self._ended = False
         weakref.finalize(self, answer.call.cancel)
+        cancel_with(current_work(), self)
 
     @property
     def usage(self) -> Usage:

@@ -29,7 +29,9 @@ from rag.models.load import ModelFiles
 from rag.models.presets import EmbedderPreset, Pooling, longest_input
 from rag.models.tokens import pad
 
-BATCH_TOKENS = 8192
+# Padded tokens of one forward pass. Large ones gain nothing on a CPU, and a question that comes
+# during one waits for its end.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 
 
 class TorchEncoder:
@@ -46,13 +48,13 @@ class TorchEncoder:
         preset: EmbedderPreset,
         *,
         device: str | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> None:
         self._preset = preset
         self._device = pick_device(device)
         self.model = load_model(AutoModel, files, self._device, unused="pooler.")
         self.precision = str(self.model.dtype).removeprefix("torch.")
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
         self.dim = int(self.model.config.hidden_size)
 
     @torch.inference_mode()
@@ -93,7 +95,7 @@ class TorchCrossEncoder:
         *,
         max_tokens: int | None = None,
         device: str | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> None:
         self._device = pick_device(device)
         # bfloat16's eight bits of precision would make ties of neighbouring logits.
@@ -105,7 +107,7 @@ class TorchCrossEncoder:
                 f"{files.id} is a classifier of {labels} labels; a reranker has one."
             )
         self.max_tokens = max_tokens or longest_input(files.id, files.path)
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[Encoding]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from tests.services.serving import BELL_ROCK, FASTNET, serving
 def parts(tmp_path_factory) -> Iterator[Parts]:
     """Stores in a temporary folder, and the starter profile's models, loaded once."""
     data = tmp_path_factory.mktemp("data")
-    opened = open_parts(Settings(data=data, profile="starter", threads=2))
+    opened = open_parts(Settings(data=data, profile="starter", threads=2, warm_up=False))
     yield opened
     opened.close()
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.types import Scope
 from services.app import create_app
+from services.service import Server
 
 BELL_ROCK = (
     "The Bell Rock lighthouse stands on a reef off the coast of Angus. Robert Stevenson built it"
@@ -39,20 +41,26 @@ def serving(parts: Parts, orchestrator: Orchestrator | None = None) -> Iterator[
 
 @contextmanager
 def server(orchestrator: Orchestrator) -> Iterator[httpx.Client]:
-    """The application behind a real server on a port of the loopback interface."""
-    app = create_app(orchestrator=orchestrator)
+    """The application behind a real server."""
+    with running(create_app(orchestrator=orchestrator)) as opened:
+        yield opened
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[httpx.Client]:
+    """An application behind a real server on a port of the loopback interface."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
-    running = uvicorn.Server(config)
+    server = Server(config, app)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # The socket listens already: what connects before the server is up waits for it.
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
             with httpx.Client(base_url=address, timeout=30, trust_env=False) as opened:
                 yield opened
         finally:
-            running.should_exit = True
+            server.should_exit = True
             thread.join(20)
 
 

@@ -110,7 +110,7 @@ def test_what_is_wrong_before_the_first_event_is_no_stream(
 
 
 def test_a_failed_question_gives_its_place_back(client, lighthouses):
-    for _ in range(20):  # more than max_answers
+    for _ in range(60):  # more than run and wait
         asked = {"collection": lighthouses, "question": " ", "stream": True}
         is_problem(client.post("/v1/ask", json=asked), 422, "/problems/invalid-input")
     assert client.app.state.service.answers.inside == 0
@@ -119,7 +119,8 @@ def test_a_failed_question_gives_its_place_back(client, lighthouses):
 def test_no_place_left_is_429_with_retry_after(client, lighthouses):
     answers, taken = client.app.state.service.answers, 0
     try:
-        while answers.inside < client.app.state.service.parts.settings.max_answers:
+        limits = client.app.state.service.parts.settings
+        while answers.inside < limits.max_answers + limits.answers_waiting:
             answers.enter()
             taken += 1
         asked = {"collection": lighthouses, "question": "Who built Bell Rock?"}

@@ -9,6 +9,7 @@ from rag.errors import NotFound, Overloaded
 from rag.orchestrator import Orchestrator
 from rag.sources import Source
 from rag.types import DocumentReport, Scope
+from rag.work import Priority, current_work
 from services.jobs import IngestQueue, Upload
 from tests.services.serving import is_problem, serving, with_settings
 
@@ -78,6 +79,39 @@ def test_stopping_finishes_the_document_at_hand_and_gives_up_the_rest(parts, col
     assert all(file.closed for file in files)
     with pytest.raises(Overloaded):
         queue.submit(collection, [text("later still")])
+
+
+def test_ingestion_is_bulk_work(parts, collection):
+    seen = []
+
+    class Asked(Orchestrator):
+        def add(self, source, **options):
+            seen.append(current_work().priority)
+            return super().add(source, **options)
+
+    queue = IngestQueue(Asked(parts, Scope("default")), waiting=8)
+    queue.submit(collection, [text("bulk")]).ended.result(timeout=30)
+    queue.close()
+    assert seen == [Priority.BULK]
+
+
+def test_a_document_that_takes_too_long_to_stop_is_cancelled_and_leaves_nothing(parts, collection):
+    started = threading.Event()
+
+    class Slow(Orchestrator):
+        def add(self, source, **options):
+            started.set()
+            assert current_work().cancelled.wait(30)
+            return super().add(source, **options)  # its embedder refuses cancelled work
+
+    queue = IngestQueue(Slow(parts, Scope("default")), waiting=8)
+    job = queue.submit(collection, [text("long")])
+    assert started.wait(10)
+    queue.close(seconds=0)
+    assert job.reports[0].status == "failed"
+    assert "stopped while it was being ingested" in job.reports[0].error
+    assert isinstance(job.errors[0], Overloaded)
+    assert parts.catalog.documents(Scope("default"), collection) == []
 
 
 def test_only_so_many_finished_jobs_are_kept(parts, collection):

@@ -28,6 +28,7 @@ EXPECTED = {
     errors.StoreUnreachable: (503, "store-unreachable"),
     errors.StorageFull: (507, "storage-full"),
     errors.Overloaded: (429, "overloaded"),
+    errors.Cancelled: (499, "cancelled"),
     errors.MissingExtra: (501, "missing-extra"),
     errors.RagError: (500, "internal-error"),
 }

@@ -1,6 +1,9 @@
 """A real server on the loopback interface: streams come piece by piece and can be broken off."""
 
+import asyncio
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -10,7 +13,8 @@ from rag.errors import StoreUnreachable
 from rag.orchestrator import Orchestrator
 from rag.types import Scope
 from services import events
-from tests.services.serving import events_of, server
+from services.app import create_app
+from tests.services.serving import events_of, running, server, with_settings
 
 
 class Watched(Orchestrator):
@@ -47,7 +51,21 @@ def test_an_answer_over_a_real_connection(lm_parts, lighthouses):
     assert watched.completed
 
 
-def test_a_client_that_goes_away_stops_the_model(lm_parts, lighthouses):
+@pytest.fixture
+def written(lm_parts, monkeypatch):
+    """Every stream that the language model was asked for."""
+    model, streams = lm_parts.generator.model, []
+    stream = model.stream
+
+    def noting(prompt, sampling):
+        streams.append(stream(prompt, sampling))
+        return streams[-1]
+
+    monkeypatch.setattr(model, "stream", noting)
+    return streams
+
+
+def test_a_client_that_goes_away_stops_the_model(lm_parts, lighthouses, written):
     watched = Watched(lm_parts)
     with server(watched) as client:
         body = asking(lighthouses, stream=True, max_new_tokens=2000, do_sample=False)
@@ -55,12 +73,16 @@ def test_a_client_that_goes_away_stops_the_model(lm_parts, lighthouses):
             next(line for line in response.iter_lines() if line == "event: token")
         assert watched.ended.wait(20)
         assert not watched.completed
-        assert watched.pieces < 1000
+        assert written[0].finish_reason == "cancelled"
+        tokens = written[0].usage.completion_tokens
+        assert 0 < tokens < 1000
         # Its model is free again: one generates at a time, and this one answers.
         assert client.post("/v1/ask", json=asking(lighthouses, max_new_tokens=2)).is_success
+        assert written[0].usage.completion_tokens == tokens, "not one more was computed"
+        assert written[1].usage.completion_tokens == 2
 
 
-def test_a_client_that_does_not_stream_stops_the_model_too(lm_parts, lighthouses):
+def test_a_client_that_does_not_stream_stops_the_model_too(lm_parts, lighthouses, written):
     watched = Watched(lm_parts)
     with server(watched) as client:
         body = asking(lighthouses, max_new_tokens=2000, do_sample=False)
@@ -68,6 +90,7 @@ def test_a_client_that_does_not_stream_stops_the_model_too(lm_parts, lighthouses
             client.post("/v1/ask", json=body, timeout=httpx.Timeout(30, read=0.3))
         assert watched.ended.wait(20)
         assert not watched.completed
+        assert written[0].finish_reason == "cancelled"
 
 
 def test_what_fails_half_way_is_the_last_event(parts, lighthouses):
@@ -108,3 +131,167 @@ def test_a_long_silence_is_filled(parts, lighthouses, monkeypatch):
         next(line for line in lines if line == ": waiting")
         release.set()
         assert "event: done" in lines
+
+
+class Held(Orchestrator):
+    """Answers as ever, once it is allowed to."""
+
+    def __init__(self, parts) -> None:
+        super().__init__(parts, Scope("default"))
+        self.started, self.release = threading.Semaphore(0), threading.Event()
+
+    def stream(self, question, **options):
+        self.started.release()
+        assert self.release.wait(60)
+        yield from super().stream(question, **options)
+
+    def add(self, source, **options):
+        self.started.release()
+        assert self.release.wait(60)
+        return super().add(source, **options)
+
+
+def test_of_200_requests_at_once_each_is_answered_or_refused(parts, lighthouses):
+    """4 run and 32 wait; with all 200 there before the first ends, that leaves 164 to refuse."""
+    held = Held(with_settings(parts, max_answers=4, answers_waiting=32))
+
+    async def ask_200(address) -> list[httpx.Response]:
+        refused = 0
+
+        async def ask(number):
+            nonlocal refused
+            body = asking(lighthouses, stream=number % 2 == 0)
+            response = await client.post("/v1/ask", json=body)
+            refused += response.status_code == 429
+            if refused == 164:
+                held.release.set()
+            return response
+
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=address, timeout=60, trust_env=False, limits=limits
+        ) as client:
+            return await asyncio.gather(*map(ask, range(200)))
+
+    with server(held) as client:
+        responses = asyncio.run(ask_200(client.base_url))
+        assert client.post("/v1/ask", json=asking(lighthouses)).status_code == 200
+    assert Counter(response.status_code for response in responses) == {200: 36, 429: 164}
+    for response in responses:
+        if response.status_code == 429:
+            assert int(response.headers["retry-after"]) >= 1
+        else:
+            assert "Robert Stevenson" in response.text
+
+
+@pytest.fixture
+def engine(parts, monkeypatch):
+    """The embedder's engine, which waits before each batch while `gate` is closed."""
+    engine = parts.embedder.encoder.engine
+    gate, pooled = Gate(engine.workers), engine.pooled
+
+    def gated(encodings):
+        gate.pass_through()
+        return pooled(encodings)
+
+    monkeypatch.setattr(engine, "pooled", gated)
+    yield gate
+    gate.open.set()
+
+
+class Gate:
+    """Before an engine of so many workers; open at first."""
+
+    def __init__(self, workers) -> None:
+        self.open, self._reached, self._workers = threading.Event(), threading.Semaphore(0), workers
+        self.open.set()
+
+    def pass_through(self) -> None:
+        self._reached.release()
+        assert self.open.wait(30)
+
+    def occupied_by(self, ask) -> list:
+        """Close, and have every worker stand before the gate with somebody's question."""
+        self.open.clear()
+        asked = []
+        for _ in range(self._workers):
+            asked.append(ask())
+            assert self._reached.acquire(timeout=20)
+        return asked
+
+
+def ask(client, collection):
+    return client.post("/v1/ask", json=asking(collection))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_question_whose_client_is_gone_is_dropped_before_it_is_computed(
+    parts, lighthouses, engine, stream
+):
+    batcher = parts.embedder.encoder.batcher
+    with server(Orchestrator(parts, Scope("default"))) as client, ThreadPoolExecutor() as threads:
+        asked = engine.occupied_by(lambda: threads.submit(ask, client, lighthouses))
+        before = batcher.stats
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(
+                "/v1/ask",
+                json=asking(lighthouses, stream=stream) | {"question": "Who lit the lamps?"},
+                timeout=httpx.Timeout(30, read=0.5),
+            )
+        _until(lambda: batcher.stats.dropped > before.dropped)
+        assert batcher.stats.waiting == 0
+        engine.open.set()
+        assert [answer.result(30).status_code for answer in asked] == [200] * len(asked)
+        assert batcher.stats.dropped == before.dropped + 1
+
+
+def test_a_search_whose_client_is_gone_is_dropped(parts, lighthouses, engine):
+    batcher = parts.embedder.encoder.batcher
+    with server(Orchestrator(parts, Scope("default"))) as client, ThreadPoolExecutor() as threads:
+        asked = engine.occupied_by(lambda: threads.submit(ask, client, lighthouses))
+        dropped = batcher.stats.dropped
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(
+                "/v1/search",
+                json={"collection": lighthouses, "query": "lamps"},
+                timeout=httpx.Timeout(30, read=0.5),
+            )
+        _until(lambda: batcher.stats.dropped == dropped + 1)
+        engine.open.set()
+        assert [answer.result(30).status_code for answer in asked] == [200] * len(asked)
+
+
+def test_stopping_lets_end_what_runs_and_gives_up_what_waits_to_be_ingested(parts, lighthouses):
+    held = Held(parts)
+    app = create_app(orchestrator=held)
+
+    def post(path, body):
+        return httpx.post(f"{address}{path}", json=body, timeout=60, trust_env=False)
+
+    def ingest(name):
+        document = {"id": name, "text": f"The text of {name}."}
+        return post("/v1/documents?wait=true", {"collection": lighthouses, "documents": [document]})
+
+    with ThreadPoolExecutor() as threads:
+        with running(app) as client:
+            address = str(client.base_url).rstrip("/")
+            answer = threads.submit(post, "/v1/ask", asking(lighthouses))
+            at_hand = threads.submit(ingest, "at hand")
+            assert held.started.acquire(timeout=20)
+            assert held.started.acquire(timeout=20)
+            waiting = threads.submit(ingest, "waiting")
+            _until(lambda: app.state.service.queue.waiting == 1)
+            # Released only once the waiting one was given up, which is what stopping does first.
+            waiting.add_done_callback(lambda _: held.release.set())
+        assert waiting.result(0).status_code == 429
+        assert "stopped before its turn" in waiting.result(0).json()["detail"]
+        assert at_hand.result(20).json()["documents"][0]["status"] == "ingested"
+        assert "Robert Stevenson" in answer.result(20).json()["answer"]
+
+
+def _until(happened) -> None:
+    for _ in range(20_000):
+        if happened():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it never happened")

@@ -62,8 +62,9 @@ def test_wrong_settings_end_the_process_with_a_sentence(monkeypatch):
 def test_serving_uses_the_configured_address(monkeypatch):
     seen = {}
     monkeypatch.setenv("RAG_PORT", "8123")
-    monkeypatch.setattr(services.uvicorn, "run", lambda _, **options: seen.update(options))
-    services.run(chat.create_app)
+    monkeypatch.setattr(services.Server, "run", lambda server: seen.update(vars(server.config)))
+    with pytest.raises(SystemExit, match="3"):  # a server that did not start
+        services.run(chat.create_app)
     assert (seen["host"], seen["port"]) == ("127.0.0.1", 8123)
 
 

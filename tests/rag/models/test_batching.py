@@ -119,6 +119,15 @@ def test_questions_overtake_bulk_and_bulk_gets_its_turn_after_a_second():
     assert waiting.take(10.0 + 2 * BULK_WAITS)[0].request is bulk
 
 
+def test_what_began_earlier_goes_first_each_time_it_comes():
+    older, newer = Work(since=1.0), Work(since=2.0)
+    first, second, third = (
+        request([900], work=work, at=at) for work, at in ((newer, 3.0), (newer, 4.0), (older, 5.0))
+    )
+    waiting = queue(first, second, third)
+    assert [waiting.take(6.0)[0].request for _ in range(3)] == [third, first, second]
+
+
 def test_bulk_batches_are_short_while_questions_come():
     """10,000 tokens/s are 500 tokens in the 50 ms that a bulk batch may take: five rows of 100."""
     waiting = queue(request([100] * 90, work=Work(BULK), at=100.0), batch_tokens=1000)
@@ -130,6 +139,18 @@ def test_bulk_batches_are_short_while_questions_come():
     assert len(waiting.take(100.0)) == 5
     assert len(waiting.take(100.0 + QUESTIONS_SECONDS)) == 5
     assert len(waiting.take(100.1 + QUESTIONS_SECONDS)) == 10, "nobody asks: full batches"
+
+
+def test_interactive_batches_are_what_a_fifth_of_a_second_computes():
+    """2,000 tokens/s are 400 tokens: four rows of 100; nobody's single row waits for ten."""
+    waiting = queue(request([100] * 90), batch_tokens=1000)
+    whole = waiting.take(0.0)
+    assert len(whole) == 10, "nothing has been measured yet"
+    waiting.measured(whole, 0.5)
+    assert len(waiting.take(0.0)) == 4
+    for _ in range(10):
+        waiting.measured(whole, 0.01)
+    assert len(waiting.take(0.0)) == 10, "a fast machine fills the batch"
 
 
 def test_the_measured_speed_follows_the_machine():
@@ -158,9 +179,11 @@ class Waiting(RuleBasedStateMachine):
         lengths=st.lists(st.integers(1, 400), min_size=1, max_size=8),
         priority=st.sampled_from(list(Priority)),
         group=st.sampled_from("ab"),
+        began=st.sampled_from([0.0, 1.0, 2.0]),
     )
-    def add(self, lengths, priority, group):
-        made = request(lengths, work=Work(priority), at=self.now, group=group)
+    def add(self, lengths, priority, group, began):
+        work = Work(priority, since=self.now - began)
+        made = request(lengths, work=work, at=self.now, group=group)
         self.queue.add(made)
         self.waiting.append(made)
         self.rows[made] = list(range(len(lengths)))
@@ -190,7 +213,8 @@ class Waiting(RuleBasedStateMachine):
         assert {row.request.work.priority for row in batch} == {priority}
         assert len({row.group for row in batch}) == 1
         assert len(batch) == 1 or padded_tokens(batch) <= 300
-        oldest = next(one for one in self.waiting if one.work.priority is priority)
+        same = [one for one in self.waiting if one.work.priority is priority]
+        oldest = min(same, key=lambda one: (one.work.since, one.arrived))
         assert oldest in {row.request for row in batch}
         for row in batch:
             self.rows[row.request].remove(row.at)  # raises for a row that comes twice
@@ -221,7 +245,7 @@ class Waiting(RuleBasedStateMachine):
     def _bulk_waits_from(self, since):
         """The oldest bulk request waits since it came, or since bulk had its last batch."""
         bulk = [one.arrived for one in self.waiting if one.work.priority is BULK]
-        self.bulk_since = max(since, bulk[0]) if bulk else None
+        self.bulk_since = max(since, min(bulk)) if bulk else None
 
 
 TestWaiting = Waiting.TestCase

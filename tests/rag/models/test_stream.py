@@ -4,6 +4,7 @@ import pytest
 
 from rag.models.stream import Detokenizer, Generation, StopFilter, TokenStream
 from rag.types import Usage
+from rag.work import Work, working
 
 
 def utf8(ids):
@@ -128,6 +129,23 @@ def test_an_abandoned_stream_cancels_its_generation():
     stream = TokenStream(request, Future(), prompt_tokens=1)
     del stream
     assert request.cancelled.is_set()
+
+
+def test_a_stream_is_cancelled_with_its_work():
+    """Both the one that runs and the one that waits for its turn; a reader of either goes on."""
+    work, running, waiting = Work(), Future(), Future()
+    running.set_running_or_notify_cancel()
+    requests = generation(), generation()
+    with working(work):
+        streams = [
+            TokenStream(request, future, prompt_tokens=7)
+            for request, future in zip(requests, (running, waiting), strict=True)
+        ]
+    work.cancelled.set()
+    assert requests[0].push(ord("a")) is True, "the engine is told with its next token"
+    assert waiting.cancelled()
+    assert list(streams[1]) == []
+    assert streams[1].finish_reason == "cancelled"
 
 
 def test_closing_a_finished_stream_keeps_its_reason():

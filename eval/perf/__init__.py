@@ -1,0 +1,1 @@
+"""Side-by-side performance: `python -m eval.perf --help`."""
