@@ -112,7 +112,9 @@ class Parts:
         return self._own(load_embedder(self.settings.models.embedder, engines=engines))
 
     def _load_late_interaction(self) -> LateInteractionReranker:
-        return LateInteractionReranker(self.embedder, blend=self.settings.rerank_blend)
+        late_interaction = LateInteractionReranker(self.embedder, blend=self.settings.rerank_blend)
+        late_interaction.token_vectors(["ready"])  # compiles the graph that gives them
+        return late_interaction
 
     def _load_reranker(self) -> Reranker | None:
         name = self.settings.models.reranker
@@ -120,18 +122,17 @@ class Parts:
             return None
         if name == LATE_INTERACTION:
             return self.late_interaction
+        scores = ScoreCache(self.settings.rerank_cache)
         if url := self.settings.reranker_url:
             from rag.models.remote import remote_cross_encoder, remote_limits
 
             key, limits = self.settings.reranker_api_key, remote_limits(self.settings)
             served = self._own(remote_cross_encoder(name, url, api_key=key, limits=limits))
-            return CrossEncoderReranker(name, served, revision=served.revision)
+            return CrossEncoderReranker(name, served, revision=served.revision, cache=scores)
         engines = engines_of(self.settings, self.settings.reranker_precision)
         files = resolve(name)
         model = self._own(open_cross_encoder(files, engines))
-        return CrossEncoderReranker(
-            name, model, revision=files.revision, cache=ScoreCache(self.settings.rerank_cache)
-        )
+        return CrossEncoderReranker(name, model, revision=files.revision, cache=scores)
 
     def _load_generator(self) -> Generator:
         name = self.settings.models.generator

@@ -27,7 +27,7 @@ Frequencies = Callable[[Sequence[int]], tuple[Mapping[int, int], int]]
 """Token ids -> (in how many chunks of the collection each occurs, number of chunks)."""
 
 EVEN_CHUNKS = 100  # a collection of this size trusts its IDF by half
-RECENT_TEXTS = 64  # of 256 tokens of 384 dimensions: 25 MB
+RECENT_BYTES = 128 * 2**20  # 340 texts of 256 tokens of 384 dimensions: 16 questions at once
 FIRST_BLOCK = 4  # candidates that are scored whatever the latency budget says
 
 
@@ -114,6 +114,7 @@ class LateInteractionReranker:
         self.pace = pace or Pace()
         self._embedder = embedder
         self._recent: OrderedDict[str, TokenVectors] = OrderedDict()
+        self._recent_bytes = 0
         self._guard = threading.Lock()
 
     def relevance(
@@ -145,11 +146,19 @@ class LateInteractionReranker:
             with self.pace.measure(sum(map(text_bytes, missing))):
                 read = self._embedder.token_vectors(missing)
             known |= zip(missing, read, strict=True)
-        with self._guard:
-            self._recent.update(known)
-            while len(self._recent) > RECENT_TEXTS:
-                self._recent.popitem(last=False)
+        self._remember(known)
         return [known[text] for text in texts]
+
+    def _remember(self, vectors: Mapping[str, TokenVectors]) -> None:
+        with self._guard:
+            for text, read in vectors.items():
+                if text not in self._recent:
+                    self._recent_bytes += read.vectors.nbytes
+                    self._recent[text] = read
+                self._recent.move_to_end(text)
+            while self._recent_bytes > RECENT_BYTES:
+                _, oldest = self._recent.popitem(last=False)
+                self._recent_bytes -= oldest.vectors.nbytes
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in the embedder's tokenizer."""

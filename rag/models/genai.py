@@ -170,6 +170,15 @@ def token_tensor(ids: Sequence[int]) -> ov.Tensor:
     return ov.Tensor(np.array([ids], dtype=np.int64))
 
 
+def _warm_up(pipeline: ContinuousBatchingPipeline) -> None:
+    """Write one token: the first step packs the weights, which is no question's business."""
+    config = GenerationConfig()
+    config.max_new_tokens = 1
+    pipeline.add_request(0, token_tensor([0]), config)
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+
+
 class OpenVINOCausalLM:
     """A converted causal LM. Requests from any number of threads run side by side.
 
@@ -212,6 +221,7 @@ class OpenVINOCausalLM:
         self._tokenizer = load_tokenizer(folder)
         self._end_ids, self._end_stops = self._ends()
         pipeline = open_pipeline(folder, about.precision, blocks=blocks, threads=threads)
+        _warm_up(pipeline)
         self._engine = _Engine(model_id, pipeline, blocks=blocks, waiting=waiting)
 
     def close(self) -> None:
