@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.perf import peers
-from eval.perf.bench import Bench, Side, miss, names, variants
+from eval.perf.bench import UNCHECKED, Bench, Side, miss, names, variants
 from eval.perf.figures import Figure, Section, cosines, same_nearest
 from eval.perf.models import minilm
 from eval.perf.places import MODELS, WORK
@@ -30,8 +30,10 @@ def measure(bench: Bench) -> Section:
 def _workload(
     bench: Bench, section: Section, name: str, model: Path, pooling: str, *, compare: bool
 ) -> None:
+    own = {"RAG_EMBEDDER": str(model), "RAG_RERANKER": "none"}
+    own |= {} if compare else UNCHECKED
     sides = [
-        *variants("embed", {"RAG_EMBEDDER": str(model), "RAG_RERANKER": "none"}),
+        *variants("embed", own),
         Side(
             REFERENCE, "sentence_transformers", "embed", {"model": str(model), "dtype": "float32"}
         ),

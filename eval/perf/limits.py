@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from eval.perf import generate, peers
-from eval.perf.bench import Bench, Side, names, variants
+from eval.perf.bench import UNCHECKED, Bench, Side, names, variants
 from eval.perf.figures import Figure, Section
 from eval.perf.workers import Worker
 
@@ -81,7 +81,7 @@ def _embed(bench: Bench, section: Section, peaks: dict[str, float]) -> None:
     texts = list(bench.texts.passages[: bench.sizes.passages])
     lengths = _lengths(bench.embedder, texts)
     work = operations(_config(bench.embedder), lengths)
-    sides = variants("embed", {"RAG_EMBEDDER": str(bench.embedder)})
+    sides = variants("embed", UNCHECKED | {"RAG_EMBEDDER": str(bench.embedder)})
 
     def encode(_: str, worker: Worker, __: int) -> float:
         return work / float(worker.call("encode", texts=texts)["seconds"])
@@ -93,7 +93,7 @@ def _embed(bench: Bench, section: Section, peaks: dict[str, float]) -> None:
 
 def _rerank(bench: Bench, section: Section, peaks: dict[str, float]) -> None:
     config = _config(bench.reranker)
-    sides = variants("rerank", {"RAG_RERANKER": str(bench.reranker)})
+    sides = variants("rerank", UNCHECKED | {"RAG_RERANKER": str(bench.reranker)})
 
     def score(_: str, worker: Worker, number: int) -> float:
         asked = bench.asked(number)
@@ -128,7 +128,7 @@ def _decode(bench: Bench, section: Section, bandwidth: float) -> None:
         done = worker.call("one", request=wanted)
         return float((done["tokens"] - 1) / (done["seconds"] - done["first"]))
 
-    sides = variants("generate", {"RAG_GENERATOR": str(bench.generator)})
+    sides = variants("generate", UNCHECKED | {"RAG_GENERATOR": str(bench.generator)})
     with bench.opened(section, sides) as workers:
         short = generate.request(bench, 0, "Is it warm?", 4)
         bench.each(section, workers, "warm-up", lambda w: w.call("one", request=short))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.perf.bench import Bench, Side, miss, names, variants
+from eval.perf.bench import UNCHECKED, Bench, Side, miss, names, variants
 from eval.perf.figures import Figure, Section, percentile, rank_agreement, top_overlap
 from eval.perf.places import WORK
 from eval.perf.workers import Worker
@@ -30,8 +30,9 @@ def measure(bench: Bench) -> Section:
 
 
 def _workload(bench: Bench, section: Section, name: str, model: Path, *, compare: bool) -> None:
+    own = {"RAG_RERANKER": str(model)} | ({} if compare else UNCHECKED)
     sides = [
-        *variants("rerank", {"RAG_RERANKER": str(model)}),
+        *variants("rerank", own),
         Side(REFERENCE, "sentence_transformers", "rerank",
              {"model": str(model), "dtype": "float32"}),
         Side("FlagReranker", "flagembedding", "rerank", {"model": str(model)}),

@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -47,7 +46,7 @@ from rag.models.genai import (
 )
 from rag.models.load import ModelFiles
 from rag.models.parity import faults, fixed_texts
-from rag.models.torch import load_model, load_pretrained_tokenizer
+from rag.models.torch import context_window, load_model, load_pretrained_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ def _describe(
                 f"The chat template of {files.id} cannot be read: {error}."
             ) from error
     return {
-        "context_window": _context_window(model.config, tokenizer),
+        "context_window": context_window(model.config, tokenizer),
         "chat_template": template,
         "special_tokens": special,
         "generation": _generation(files, model.generation_config),
@@ -337,15 +336,6 @@ def _logprobs(model: PreTrainedModel, ids: Sequence[int], last: int) -> torch.Te
     """Log-probabilities of what stands at the last positions: float32 (last, vocabulary)."""
     logits = model(torch.tensor([ids])).logits[0, -last - 1 : -1]
     return torch.log_softmax(logits.float(), -1)
-
-
-def _context_window(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens, prompt and answer together, that the model can hold."""
-    text = config.get_text_config()
-    names = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
-    limits = [getattr(text, name, None) for name in names] + [tokenizer.model_max_length]
-    known = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < 1e9]
-    return known[0] if known else 2048
 
 
 @contextmanager

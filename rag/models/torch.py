@@ -185,6 +185,15 @@ def load_model(
     return model
 
 
+def context_window(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens, prompt and answer together, that a causal LM can hold."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
+    limits = [getattr(text, name, None) for name in names] + [tokenizer.model_max_length]
+    known = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < 1e9]
+    return known[0] if known else 2048
+
+
 def use_threads(threads: int) -> None:
     """Let torch compute with so many CPU threads; 0 leaves it at one per core."""
     if threads:

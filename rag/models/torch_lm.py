@@ -8,8 +8,6 @@ from concurrent.futures import Future
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
 )
 
 from rag.errors import InvalidInput
@@ -18,7 +16,7 @@ from rag.models.lm import Prompt, answer_tokens
 from rag.models.load import ModelFiles
 from rag.models.presets import PromptForm, prompt_form
 from rag.models.stream import Generation, TokenStream
-from rag.models.torch import load_model, load_pretrained_tokenizer, pick_device
+from rag.models.torch import context_window, load_model, load_pretrained_tokenizer, pick_device
 from rag.models.torch_draw import Draw, draw_settings, without_sampling
 from rag.models.torch_engines import (
     BatchLimits,
@@ -62,7 +60,7 @@ class TorchCausalLM:
         # Sampling is done here (see `Draw`), so `generate` must not see the model's own settings.
         self._model.generation_config = without_sampling(self._own)
         self._end_ids, self._end_stops = self._ends()
-        self.context_window = _context_window(self._model.config, self._tokenizer)
+        self.context_window = context_window(self._model.config, self._tokenizer)
         self._engine = self._start(continuous, limits or BatchLimits())
         if self._engine.longest is not None:
             self.context_window = min(self.context_window, self._engine.longest)
@@ -180,12 +178,3 @@ class TorchCausalLM:
             else:
                 stops.append(mark)
         return frozenset(ids), tuple(stops)
-
-
-def _context_window(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens, prompt and answer together, that the model can hold."""
-    text = config.get_text_config()
-    names = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
-    limits = [getattr(text, name, None) for name in names] + [tokenizer.model_max_length]
-    known = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < 1e9]
-    return known[0] if known else 2048
