@@ -1,19 +1,22 @@
 """A server under load: python -m eval.load [--url http://127.0.0.1:8000]
 
-Asks a running `rag serve` alone, then with 16 askers at once while documents are ingested in bulk,
-and finally sends a burst of questions at one time. Prints how long questions and /healthz took, and
-how many requests were answered, refused or lost. Works in a collection of its own.
+Asks a running `rag serve` one question at a time and 16 at a time, each without and with documents
+being ingested in bulk, and finally sends a burst of questions at one time. No question comes twice,
+and the collection holds more than a server remembers. Prints how long questions and /healthz took,
+and how many requests were answered, refused or lost. Works in a collection of its own.
 """
 
 import argparse
 import asyncio
-import threading
+import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from itertools import count, cycle, islice
+from itertools import count, islice
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
 from typing import Any
 from uuid import uuid4
 
@@ -22,11 +25,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rag.demo import documents, questions
+from rag.demo import documents
 from rag.parse import parse_document
 
 HEALTH_SECONDS = 0.02  # between two looks at /healthz
 DOCUMENTS = 8  # in one bulk upload
+BULK_BEFORE = 3  # bulk uploads before anything is measured: about 600 chunks
 CHARACTERS = 20_000  # of one of its documents
 
 
@@ -51,11 +55,18 @@ class Load:
     askers: int
     asked: int
     new_tokens: int
+    questions: Iterator[str]
 
 
 def main() -> None:
     options = _options()
-    load = Load(f"load-{uuid4().hex[:8]}", options.askers, options.questions, options.new_tokens)
+    load = Load(
+        f"load-{uuid4().hex[:8]}",
+        options.askers,
+        options.questions,
+        options.new_tokens,
+        distinct_questions(),
+    )
     rows, chunks, seconds = asyncio.run(measure(options.url, load, options.burst))
     table = Table("", "p50 ms", "p95 ms", "max ms", "outcomes")
     for name, seen in rows.items():
@@ -69,24 +80,42 @@ def main() -> None:
 
 async def measure(url: str, load: Load, burst: int) -> tuple[dict[str, Seen], int, float]:
     """(what each kind of request met, chunks ingested under load, seconds of load)."""
-    rows = {name: Seen() for name in ("/healthz, idle", "/healthz, loaded", "one asker, idle")}
-    rows[loaded := f"{load.askers} askers, ingesting"] = Seen()
-    rows[at_once := f"{burst} questions at once"] = Seen()
+    rows: dict[str, Seen] = defaultdict(Seen)
     limits = httpx.Limits(max_connections=None)
+    chunks, seconds = 0, 0.0
     async with (
         httpx.AsyncClient(base_url=url, timeout=300, limits=limits, trust_env=False) as client,
         collection(client, load.collection),
     ):
-        with watching_health(url, rows["/healthz, idle"]):
-            await asking(client, load, 1, load.asked // 4, rows["one asker, idle"])
-        before, start = await chunks_of(client, load.collection), time.perf_counter()
-        with watching_health(url, rows["/healthz, loaded"]):
-            async with ingesting(client, load.collection):
-                await asking(client, load, load.askers, load.asked, rows[loaded])
-        seconds = time.perf_counter() - start
-        chunks = await chunks_of(client, load.collection) - before
-        await asking(client, load, burst, burst, rows[at_once])
-    return rows, chunks, seconds
+        for askers, asked in ((1, load.asked // 4), (load.askers, load.asked)):
+            with watching_health(url, rows[f"/healthz, {askers} asking"]):
+                await asking(client, load, askers, asked, rows[f"{askers} asking"])
+            before, start = await chunks_of(client, load.collection), time.perf_counter()
+            name = f"{askers} asking, ingesting"
+            with watching_health(url, rows[f"/healthz, {name}"]):
+                async with ingesting(client, load.collection):
+                    await asking(client, load, askers, asked, rows[name])
+            seconds += time.perf_counter() - start
+            chunks += await chunks_of(client, load.collection) - before
+        await asking(client, load, burst, burst, rows[f"{burst} questions at once"])
+    return dict(rows), chunks, seconds
+
+
+def distinct_questions() -> Iterator[str]:
+    """Questions about the sample documents, no two alike."""
+    for number in count():
+        for sentence in re.split(r"(?<=[.!?])\s+", sample_text()):
+            if len(words := sentence.split()) >= 8:
+                yield f"What about {' '.join(words[number : number + 8])}, and why?"
+
+
+def sample_text() -> str:
+    """The sample documents that are plain text, one after the other."""
+    return "\n\n".join(
+        parse_document(s.read(10**8), name=s.name, media_type=s.media_type).text
+        for s in documents()
+        if s.name.endswith((".md", ".html"))
+    )
 
 
 @asynccontextmanager
@@ -97,6 +126,9 @@ async def collection(client: httpx.AsyncClient, name: str) -> AsyncIterator[None
         files = [("files", (s.name, s.read(10**8))) for s in documents()]
         sent = await client.post("/v1/documents?wait=true", files=files, data={"collection": name})
         sent.raise_for_status()
+        for number in range(BULK_BEFORE):
+            sent = await client.post("/v1/documents?wait=true", json=_bulk(name, number))
+            sent.raise_for_status()
         yield
     finally:
         (await client.delete(f"/v1/collections/{name}")).raise_for_status()
@@ -106,7 +138,7 @@ async def asking(
     client: httpx.AsyncClient, load: Load, askers: int, asked: int, seen: Seen
 ) -> None:
     """Ask so many questions, `askers` of them at any time; every other answer is streamed."""
-    waiting = iter(enumerate(islice(cycle(q.question for q in questions()), asked)))
+    waiting = iter(enumerate(islice(load.questions, asked)))
 
     async def ask() -> None:
         for number, question in waiting:
@@ -145,20 +177,22 @@ async def ingesting(client: httpx.AsyncClient, name: str) -> AsyncIterator[None]
 
 
 async def _ingest(client: httpx.AsyncClient, name: str) -> None:
-    text = "\n\n".join(
-        parse_document(s.read(10**8), name=s.name, media_type=s.media_type).text
-        for s in documents()
-        if s.name.endswith((".md", ".html"))
-    )
-    for number in count():
-        sent = [
-            {"id": f"bulk-{number}-{n}", "text": f"Copy {number}, {n}.\n\n{text[:CHARACTERS]}"}
-            for n in range(DOCUMENTS)
-        ]
-        body = {"collection": name, "documents": sent}
-        while (response := await client.post("/v1/documents", json=body)).status_code == 429:
+    for number in count(BULK_BEFORE):
+        while (
+            response := await client.post("/v1/documents", json=_bulk(name, number))
+        ).status_code == 429:
             await asyncio.sleep(float(response.headers["retry-after"]))
         response.raise_for_status()
+
+
+def _bulk(name: str, number: int) -> dict[str, Any]:
+    """A bulk upload of which no two are alike."""
+    text = sample_text()[:CHARACTERS]
+    documents = [
+        {"id": f"bulk-{number}-{n}", "text": text.replace("\n\n", f"\n\nCopy {number}, {n}: ")}
+        for n in range(DOCUMENTS)
+    ]
+    return {"collection": name, "documents": documents}
 
 
 async def chunks_of(client: httpx.AsyncClient, name: str) -> int:
@@ -168,23 +202,33 @@ async def chunks_of(client: httpx.AsyncClient, name: str) -> int:
 
 @contextmanager
 def watching_health(url: str, seen: Seen) -> Iterator[None]:
-    """Look at /healthz again and again for the length of the block, in a thread of its own."""
-    stop = threading.Event()
+    """Look at /healthz again and again for the length of the block.
 
-    def watch() -> None:
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-            while not stop.wait(HEALTH_SECONDS):
-                start = time.perf_counter()
-                status = client.get("/healthz").status_code
-                seen.note(str(status), time.perf_counter() - start)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
+    From a process of its own: in this one it would wait for the askers and not for the server.
+    """
+    receiver, sender = Pipe(duplex=False)
+    process = Process(target=_watch_health, args=(url, sender))
+    process.start()
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        process.terminate()
+        sender.close()
+        while True:
+            try:
+                seen.note(*receiver.recv())
+            except EOFError:
+                break
+        process.join()
+
+
+def _watch_health(url: str, sender: Connection) -> None:
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        while True:
+            start = time.perf_counter()
+            status = client.get("/healthz").status_code
+            sender.send((str(status), time.perf_counter() - start))
+            time.sleep(HEALTH_SECONDS)
 
 
 def percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:
