@@ -41,6 +41,7 @@ ENV PATH=/opt/ragstone/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     HF_HOME=/models \
+    RAG_CACHE=/models/converted \
     RAG_DATA=/data \
     RAG_HOST=0.0.0.0
 USER 10001:10001

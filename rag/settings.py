@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     embedder_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"  # on a CPU
     reranker_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
     generator_precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
-    cache: Path = Field(default_factory=default_cache)  # converted models
+    cache: Path = Field(default_factory=default_cache)  # converted models: ~/.cache/ragstone
     kv_cache_mb: int = Field(512, ge=1, le=1_048_576)  # a generator's keys and values, on a CPU
     generations_waiting: int = Field(32, ge=1)  # requests that wait for it; more get 429
     model_queue: int = Field(256, ge=1)  # requests that wait for one model; more get 429
