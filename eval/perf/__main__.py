@@ -44,7 +44,10 @@ def main() -> None:
     for name in chosen:
         sections.append(SECTIONS[name](bench))
         report.show(console, sections[-1])
-    given = {name: str(value) for name, value in vars(options).items()}
+    given = {
+        name: value.name if isinstance(value, Path) else str(value)
+        for name, value in vars(options).items()
+    }
     folder = WORK / "quick" if options.quick else RESULTS
     found = report.document(sections, given)
     for path in report.write(found, sections, folder, f"perf-{options.section}"):

@@ -45,7 +45,11 @@ def load_texts(folder: Path, passages: int, questions: int, candidates: int) -> 
         if text.strip()
     ]
     found = _asked(folder / SETS[0], pool, questions, candidates, draw)
-    return Texts(tuple(draw.sample(pool, passages)), found, f"{len(pool)} paragraphs of {folder}")
+    return Texts(
+        tuple(draw.sample(pool, passages)),
+        found,
+        f"{len(pool)} paragraphs of the sets in {folder.name}",
+    )
 
 
 def corpus(folder: Path) -> list[str]:
