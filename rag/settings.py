@@ -81,7 +81,7 @@ class Settings(BaseSettings):
 
     # What a converted model must agree on with torch to be used.
     parity_cosine: float = Field(0.999, ge=0, le=1)  # smallest cosine of a text's two vectors
-    parity_cosine_int8: float = Field(0.98, ge=0, le=1)
+    parity_cosine_int8: float = Field(0.99, ge=0, le=1)
     parity_rank: float = Field(0.9, ge=-1, le=1)  # Kendall's tau between two orders of passages
     parity_logit: float = Field(0.1, ge=0)  # mean distance in standard deviations, not for int8
     parity_lm_tokens: float = Field(0.9, ge=0, le=1)  # share of an LM's tokens that are torch's

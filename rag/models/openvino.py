@@ -30,9 +30,14 @@ log = logging.getLogger(__name__)
 # over the cores and that a question waits little for the batch before it.
 BATCH_TOKENS = 512
 MAX_STREAMS = 4
+# Activations that share a scale where int8 multiplies in int8, by what a graph puts out. In smaller
+# groups MiniLM finds more of the same nearest passages (64: 96.9 %, 128: 96.3 %, whole rows: 94.8 %)
+# and is slower (124, 136, 141 passages/s); a reranker's order bears 128.
+ACTIVATION_GROUPS = {"pooled": 64, "states": 64, "logits": 128}
 # A graph runs shapes that it has seen faster than new ones, so lengths are rounded up.
 LENGTH_STEP = 8
 
+_FORMAT = "2"  # of what `convert.py` writes
 GRAPH, TABLE, REFERENCE, CONFIG = "model.xml", "embeddings.npy", "reference.npz", "config.json"
 
 
@@ -162,7 +167,7 @@ def _key(
     return {
         "model": Path(files.id).name,
         "revision": files.revision,
-        "role": role,
+        "role": f"{role} {_FORMAT}",
         "precision": precision,
         "libraries": library_versions("openvino", "nncf", "torch", "transformers"),
         **of,
@@ -230,6 +235,8 @@ class _Graphs:
             "NUM_STREAMS": self.streams,
             "INFERENCE_NUM_THREADS": self._threads,
         }
+        if self._precision == "int8":
+            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = ACTIVATION_GROUPS[output]
         compiled = core.compile_model(ov.Model([result], model.get_parameters()), "CPU", options)
         return _Graph(compiled, self._table, self.config)
 

@@ -26,7 +26,7 @@ class Thresholds:
     """
 
     cosine: float = 0.999
-    cosine_int8: float = 0.98
+    cosine_int8: float = 0.99
     rank: float = 0.9
     logit: float = 0.1
 
