@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from rag.disk import sync
 from rag.errors import NotFound, StorageFull
 
 
@@ -71,8 +72,4 @@ def _write_durably(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     # The folder's entry has to reach the disk as well, or the rename is lost with the power.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rag.disk import sync
 from rag.errors import ModelUnavailable
 from rag.models.load import blocks
 
@@ -111,7 +112,7 @@ def _build(folder: Path, key: Mapping[str, str], build: Callable[[Path], dict[st
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Entry(folder, record)
@@ -150,7 +151,7 @@ def _write_manifest(folder: Path, key: Mapping[str, str], record: dict[str, Any]
     manifest = {"key": dict(key), "files": files, "record": record}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
     for path in (*paths, folder / MANIFEST, folder):
-        _sync(path)
+        sync(path)
 
 
 def _describe(path: Path) -> dict[str, object]:
@@ -160,14 +161,6 @@ def _describe(path: Path) -> dict[str, object]:
     for block in blocks(path, size):
         digest.update(block)
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

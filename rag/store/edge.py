@@ -15,6 +15,7 @@ import numpy as np
 import qdrant_edge as qe
 from numpy.typing import NDArray
 
+from rag.disk import sync
 from rag.errors import DataFolderBusy, NotFound, StorageFull
 from rag.store import (
     BM25,
@@ -34,6 +35,9 @@ from rag.store.filters import AnyOf, Condition, Not, Range
 from rag.types import Scope
 
 DELETE_BYTES = 16 * 2**20
+# Of a shard's log, beyond which a flush writes the segments out: what a start after a crash has to
+# read again, about two seconds. A flush stops the whole process for some 0.2 s, hence seldom.
+LOG_BYTES = 256 * 2**20
 
 
 class EdgeStore:
@@ -92,8 +96,16 @@ class EdgeStore:
         self._shard(index).update(qe.UpdateOperation.upsert_points(batch))
 
     def flush(self, index: Index) -> None:
-        """Return when what was written would survive a power cut."""
-        self._shard(index).flush()
+        """Return when what was written would survive a power cut.
+
+        Every write is in the shard's log before it is in a segment, and loading a shard reads the
+        log again, so it is the log that has to reach the disk. Edge's own flush writes the segments
+        as well, and holds the interpreter's lock over all of it: 80 ms instead of 5, in which
+        nothing else in the process moves.
+        """
+        shard, log = self._shard(index), self._path(index) / "wal"
+        if _sync_log(log) > LOG_BYTES:
+            shard.flush()
 
     def search(
         self,
@@ -196,6 +208,22 @@ def _lock(path: Path) -> IO[str]:
     json.dump({"pid": os.getpid(), "command": " ".join(sys.argv)[:500]}, lock)
     lock.flush()
     return lock
+
+
+def _sync_log(log: Path) -> int:
+    """Bring a shard's log to the disk; its size in bytes. Raises NotFound for one that was dropped.
+
+    A part that is full is renamed by whoever writes on meanwhile: then all are gone through again.
+    """
+    while log.exists():
+        try:
+            parts = list(log.iterdir())
+            for path in (*parts, log):
+                sync(path)
+            return sum(part.stat().st_size for part in parts)
+        except FileNotFoundError:
+            continue
+    raise NotFound(f"The collection in {log.parent} was deleted meanwhile.")
 
 
 def _busy(path: Path, owner: str) -> DataFolderBusy:

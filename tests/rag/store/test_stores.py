@@ -1,6 +1,7 @@
 """One suite, both stores: what one does, the other does."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +206,69 @@ def test_edge_survives_reopening_and_a_second_process_is_told_who_holds_it(tmp_p
     second = EdgeStore(tmp_path / "vectors")
     assert second.count(MINE, INDEX) == 3
     second.close()
+
+
+def documents_in(store: EdgeStore) -> list[str]:
+    dense, _ = store.search(
+        MINE, INDEX, vector=np.ones(4, np.float32), text=None, conditions=[], limit=10
+    )
+    return sorted(found.chunk.document_id for found in dense)
+
+
+def two_points_flushed(folder: Path) -> EdgeStore:
+    store = EdgeStore(folder)
+    store.create(INDEX)
+    store.upsert(MINE, INDEX, [point("a", [1, 0, 0, 0], "first")])
+    store.upsert(MINE, INDEX, [point("b", [0, 1, 0, 0], "second")])
+    store.flush(INDEX)
+    return store
+
+
+def what_a_start_finds(folder: Path, *, segments: Path, log: Path | None) -> list[str]:
+    """Documents in a store of whose files not all had reached the disk when the power went."""
+    wal = folder / INDEX.physical / "wal"
+    shutil.copytree(segments, folder)
+    shutil.rmtree(wal)
+    if log is not None:
+        shutil.copytree(log / INDEX.physical / "wal", wal)
+    store = EdgeStore(folder)
+    found = documents_in(store)
+    store.close()
+    return found
+
+
+def test_edge_finds_in_its_log_what_never_reached_the_segments(tmp_path):
+    empty = EdgeStore(tmp_path / "before")
+    empty.create(INDEX)
+    empty.close()
+    store = two_points_flushed(tmp_path / "after")
+    found = what_a_start_finds(
+        tmp_path / "cut", segments=tmp_path / "before", log=tmp_path / "after"
+    )
+    assert found == ["a", "b"]
+    store.close()
+
+
+def test_edge_writes_the_segments_out_when_its_log_has_grown(tmp_path, monkeypatch):
+    store = two_points_flushed(tmp_path / "short")
+    assert what_a_start_finds(tmp_path / "x", segments=tmp_path / "short", log=None) == []
+    store.close()
+    monkeypatch.setattr("rag.store.edge.LOG_BYTES", 0)
+    store = two_points_flushed(tmp_path / "long")
+    assert what_a_start_finds(tmp_path / "y", segments=tmp_path / "long", log=None) == ["a", "b"]
+    store.close()
+
+
+def test_edge_flush_names_a_collection_that_is_gone(tmp_path):
+    store = EdgeStore(tmp_path)
+    store.create(INDEX)
+    store.upsert(MINE, INDEX, [point("a", [1, 0, 0, 0], "first")])
+    log = tmp_path / INDEX.physical / "wal"
+    log.rename(tmp_path / "elsewhere")
+    with pytest.raises(NotFound, match="was deleted meanwhile"):
+        store.flush(INDEX)
+    (tmp_path / "elsewhere").rename(log)  # closing writes to it
+    store.close()
 
 
 def test_edge_stops_before_the_disk_is_full(tmp_path):
