@@ -3,6 +3,7 @@
     python -m eval.perf install              the peers, each into a virtual environment of its own
     python -m eval.perf embed --rounds 3     or rerank, generate, end-to-end, start, limits, all
     python -m eval.perf all --quick          small counts: does it all work?
+    python -m eval.perf readme               the results so far into the README's table
 
 Every side is a process of its own; they take turns, and each ratio is of the same round. Ratios
 above 1 mean that ours is better. Nothing else should run on the machine meanwhile.
@@ -15,7 +16,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from eval.perf import embed, end_to_end, generate, limits, models, peers, report, rerank, start
+from eval.perf import (
+    embed,
+    end_to_end,
+    generate,
+    limits,
+    models,
+    peers,
+    readme,
+    report,
+    rerank,
+    start,
+)
 from eval.perf.bench import FULL, QUICK, Bench
 from eval.perf.figures import Section
 from eval.perf.places import MODELS, RESULTS, RETRIEVAL_SETS, WORK
@@ -38,23 +50,28 @@ def main() -> None:
         for name, error in peers.install(options.peers or peers.NAMES).items():
             console.print(f"{name}: {error or 'installed'}", markup=False)
         return
+    if options.section == "readme":
+        readme.update()
+        return
     bench = _bench(options, console)
-    chosen = list(SECTIONS) if options.section == "all" else [options.section]
-    sections = []
-    for name in chosen:
-        sections.append(SECTIONS[name](bench))
-        report.show(console, sections[-1])
+    for name in list(SECTIONS) if options.section == "all" else [options.section]:
+        _write(SECTIONS[name](bench), options, console)
+    if options.quick:
+        console.print("[yellow]--quick: these figures show that it works, not how fast it is[/]")
+
+
+def _write(section: Section, options: argparse.Namespace, console: Console) -> None:
+    """Show a section and keep it at once: the next one may not come to its end."""
+    report.show(console, section)
     given = {
         name: value.name if isinstance(value, Path) else str(value)
         for name, value in vars(options).items()
     }
+    found = report.document(section, given)
     folder = WORK / "quick" if options.quick else RESULTS
-    found = report.document(sections, given)
-    for path in report.write(found, sections, folder, f"perf-{options.section}"):
+    for path in report.write(found, section, folder):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
     console.print(found["machine"])
-    if options.quick:
-        console.print("[yellow]--quick: these figures show that it works, not how fast it is[/]")
 
 
 def _bench(options: argparse.Namespace, console: Console) -> Bench:
@@ -82,7 +99,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("section", choices=["install", "all", *SECTIONS])
+    parser.add_argument("section", choices=["install", "readme", "all", *SECTIONS])
     parser.add_argument("peers", nargs="*", help=f"to install: {', '.join(peers.NAMES)}")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
     parser.add_argument("--quick", action="store_true", help="small counts, into eval/cache/perf")

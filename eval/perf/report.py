@@ -38,28 +38,25 @@ def show(console: Console, section: Section) -> None:
         console.print(f"  not measured: {absent.side}: {absent.why}", markup=False, style="yellow")
 
 
-def document(sections: list[Section], options: dict[str, Any]) -> dict[str, Any]:
+def document(section: Section, options: dict[str, Any]) -> dict[str, Any]:
     """All that was measured and on what, ready for JSON."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": versions(),
         "options": options,
-        "sections": [asdict(section) | {"ratios": _all_ratios(section)} for section in sections],
+        "section": asdict(section) | {"ratios": _all_ratios(section)},
     }
 
 
-def write(found: dict[str, Any], sections: list[Section], folder: Path, name: str) -> list[Path]:
-    """`name.json`, and `name-SECTION.png` where there is something to compare."""
+def write(found: dict[str, Any], section: Section, folder: Path) -> list[Path]:
+    """`perf-SECTION.json`, and a plot of that name where there is something to compare."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{name}.json"]
+    written = [folder / f"perf-{section.name}.json"]
     written[0].write_text(json.dumps(found, indent=2) + "\n", "utf8")
-    for section in sections:
-        rows = _all_ratios(section)
-        if rows:
-            path = folder / f"{name}-{section.name}.png"
-            plot(rows, f"{section.name}: how many times better than what else users run", path)
-            written.append(path)
+    if rows := _all_ratios(section):
+        written.append(written[0].with_suffix(".png"))
+        plot(rows, f"{section.name}: how many times better than what else users run", written[1])
     return written
 
 

@@ -42,7 +42,7 @@ def test_the_table_has_median_spread_and_ratio(section):
 def test_agreement_is_shown_and_not_compared(section):
     (row,) = [line for line in shown(section).splitlines() if "fastembed" in line]
     assert "x (" not in row
-    assert len(report.document([section], {})["sections"][0]["ratios"]) == 1
+    assert len(report.document(section, {})["section"]["ratios"]) == 1
 
 
 def test_what_did_not_run_is_said_with_its_reason(section):
@@ -52,15 +52,14 @@ def test_what_did_not_run_is_said_with_its_reason(section):
 
 
 def test_json_holds_values_ratios_machine_and_versions(section, tmp_path):
-    found = report.document([section], {"rounds": "3"})
-    written = report.write(found, [section], tmp_path, "perf-embed")
-    assert [path.name for path in written] == ["perf-embed.json", "perf-embed-embed.png"]
+    written = report.write(report.document(section, {"rounds": "3"}), section, tmp_path)
+    assert [path.name for path in written] == ["perf-embed.json", "perf-embed.png"]
     read = json.loads(written[0].read_text())
-    assert read["sections"][0]["figures"][0]["values"] == [30, 20, 50]
-    assert read["sections"][0]["absent"] == [
+    assert read["section"]["figures"][0]["values"] == [30, 20, 50]
+    assert read["section"]["absent"] == [
         {"side": "FlagReranker", "why": "does not install: ERROR: no [such] version"}
     ]
-    assert read["sections"][0]["ratios"] == [
+    assert read["section"]["ratios"] == [
         {
             "workload": "bge",
             "measure": "throughput",
@@ -77,12 +76,12 @@ def test_json_holds_values_ratios_machine_and_versions(section, tmp_path):
 
 
 def test_the_plot_is_a_picture(section, tmp_path):
-    report.write(report.document([section], {}), [section], tmp_path, "perf")
+    report.write(report.document(section, {}), section, tmp_path)
     assert (tmp_path / "perf-embed.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_to_compare_makes_no_plot(tmp_path):
     alone = Section("limits", ["ours"])
     alone.figures = [Figure("memory", "read", "GB/s", "the machine", (20.0,), compared=False)]
-    written = report.write(report.document([alone], {}), [alone], tmp_path, "perf")
-    assert [path.name for path in written] == ["perf.json"]
+    written = report.write(report.document(alone, {}), alone, tmp_path)
+    assert [path.name for path in written] == ["perf-limits.json"]
