@@ -29,6 +29,7 @@ from rag.types import Metadata, Scope
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
+CONNECTIONS = 32  # kept open to SQLite
 
 schema = sa.MetaData()
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -517,7 +518,10 @@ def _engine(url: str) -> sa.Engine:
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": 30, "isolation_level": None})
+    # As many as threads of a service, so that none is opened and prepared for one question.
+    engine = sa.create_engine(
+        url, pool_size=CONNECTIONS, connect_args={"timeout": 30, "isolation_level": None}
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection

@@ -24,16 +24,15 @@ from rag.types import Scope
 from services import problems
 from services.jobs import IngestQueue
 from services.limits import BodyLimit, body_limit
+from services.pauses import shorten_pauses
 from services.schemas import Wire
 from services.threads import Pool
 from services.warmup import ALL_MODELS, ModelName, WarmUp
 
+VERSION = version("ragstone")  # reads files: once
 CALL_THREADS = 16  # searches and lists that run at once
 CALLS_WAITING = 256
 SHUTDOWN_SECONDS = 30  # what runs may end within; then it is cut off
-# How long a busy thread keeps the interpreter when others want it. With Python's own 5 ms the event
-# loop, behind a few busy threads, answers /healthz late.
-SWITCH_SECONDS = 0.001
 CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 
 
@@ -86,7 +85,7 @@ def build(
     settings = settings or load_settings()
     app = FastAPI(
         title=title,
-        version=version("ragstone"),
+        version=VERSION,
         lifespan=partial(_lifespan, settings=settings, given=orchestrator, models=models),
         responses=problems.RESPONSES,
         redirect_slashes=False,
@@ -117,7 +116,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     server = Server(config, app)
-    sys.setswitchinterval(SWITCH_SECONDS)
+    shorten_pauses()
     with suppress(KeyboardInterrupt):  # uvicorn has shut down already when it lets it through
         server.run()
     if not server.started:
@@ -194,7 +193,7 @@ health = APIRouter(tags=["health"])
 @health.get("/healthz")
 async def healthz() -> Health:
     """Answers at once, whatever else the service is doing."""
-    return Health(status="ok", version=version("ragstone"))
+    return Health(status="ok", version=VERSION)
 
 
 @health.get("/readyz", response_model=Readiness)

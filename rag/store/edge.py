@@ -48,6 +48,9 @@ class EdgeStore:
         self._min_free_bytes = min_free_bytes
         self._shards: dict[str, qe.EdgeShard] = {}
         self._guard = threading.RLock()
+        # Edge holds the interpreter's lock while it searches, so two searches at once gain nothing;
+        # but where sixteen compete for it, an event loop gets its turn after all of them.
+        self._searching = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder / "in-use-by.json")
 
@@ -129,9 +132,13 @@ class EdgeStore:
             qe.QueryRequest(limit, query=query, filter=where, with_payload=True)
             for query in queries.values()
         ]
-        results = self._shard(index).query_batch(qe.QueryBatchRequest(batch)) if batch else []
-        found = dict(zip(queries, results, strict=True))
-        return _found(found.get(DENSE, [])), _found(found.get(BM25, []))
+        if not batch:
+            return [], []
+        shard = self._shard(index)
+        with self._searching:
+            results = shard.query_batch(qe.QueryBatchRequest(batch))
+            found = {name: _found(points) for name, points in zip(queries, results, strict=True)}
+        return found.get(DENSE, []), found.get(BM25, [])
 
     def delete(
         self, scope: Scope, index: Index, document_id: str, generations: Sequence[int]
