@@ -36,7 +36,7 @@ from rag.types import Scope
 
 DELETE_BYTES = 16 * 2**20
 # Of a shard's log, beyond which a flush writes the segments out: what a start after a crash has to
-# read again, at 0.6 s for 29,000 points. A flush stops the whole process for some 0.2 s, hence seldom.
+# read again, at 0.6 s for 29,000 points. Such a flush stops the whole process for some 0.2 s.
 LOG_BYTES = 256 * 2**20
 
 
