@@ -418,15 +418,18 @@ class _Speed:
 def _window(
     queue: Sequence[Request[Item, Result]], group: Hashable, budget: int
 ) -> list[Row[Item, Result]]:
-    """Rows of one group, oldest requests first up to `budget` tokens; then longest first."""
+    """Rows of one group up to `budget` tokens, oldest requests first; then longest first.
+
+    Of a request longer than that its longest rows, so that choosing costs the same whatever waits.
+    """
+    rows = (row for request in queue for row in request.rows if row.group == group)
     window: list[Row[Item, Result]] = []
     found = 0
-    for request in queue:
+    for row in rows:
         if found >= budget:
             break
-        rows = [row for row in request.rows if row.group == group]
-        window += rows
-        found += sum(row.length for row in rows)
+        window.append(row)
+        found += row.length
     return sorted(window, key=lambda row: -row.length)  # stable: of equal ones the oldest
 
 
