@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from rag.catalog import Catalog, Collection
+from rag.database import Database
 from rag.embed import Embedder, load_embedder
 from rag.generate import Generator, LanguageModelGenerator
+from rag.journal import Journal
 from rag.models.cpu import Cpu, PrecisionChoice
 from rag.models.encoders import Queueing
 from rag.models.engine import Engines, Generation, open_causal_lm, open_cross_encoder
@@ -42,13 +44,20 @@ class Parts:
     """Stores and lazily loaded models. Thread-safe."""
 
     settings: Settings
+    database: Database
     catalog: Catalog
+    journal: Journal
     store: VectorStore
     objects: ObjectStore
     _loaded: dict[str, Any] = field(default_factory=dict)
     _models: list[Closable] = field(default_factory=list, init=False)  # loaded here, in that order
     _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process can work on the same data: the folder's lock sees to it."""
+        return self.settings.qdrant_url is None and self.settings.database_url is None
 
     @property
     def embedder(self) -> Embedder:
@@ -86,7 +95,7 @@ class Parts:
             self._models.clear()
             self._loaded.clear()
             self.store.close()
-            self.catalog.close()
+            self.database.close()
 
     def _once(self, name: str, load: Callable[[], _T]) -> _T:
         with self._guard:
@@ -182,11 +191,13 @@ def open_parts(settings: Settings) -> Parts:
     """Open catalog and stores. Raises StoreUnreachable, DataFolderBusy, StorageFull."""
     store = _open_store(settings)
     try:
-        catalog = Catalog.open(settings.catalog_url)
+        database = Database.open(settings.catalog_url)
     except BaseException:
         store.close()
         raise
-    return Parts(settings, catalog, store, ObjectStore(settings.data / "objects"))
+    objects = ObjectStore(settings.data / "objects")
+    catalog = Catalog(database, drop_object=objects.delete)
+    return Parts(settings, database, catalog, Journal(database, catalog), store, objects)
 
 
 def _open_store(settings: Settings) -> VectorStore:

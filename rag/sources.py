@@ -31,6 +31,11 @@ class Source:
     path: Path | None = None
     content: bytes | None = None
     text: str | None = None
+    is_text: bool = False  # the bytes are a `text`
+
+    def __post_init__(self) -> None:
+        if self.text is not None:
+            object.__setattr__(self, "is_text", True)
 
     @property
     def document_id(self) -> str:
