@@ -172,7 +172,7 @@ class Orchestrator:
         if same := steps.unchanged(parts, scope, found, source, content):
             return same
         on_progress(t.Progress(source.name, "parse"))
-        document = steps.parse(source, content, settings)
+        document = steps.parse(parts, source, content)
         with steps.generation(parts, scope, found, source, content, document) as opened:
             split = split_document(document, **shelf.split_options(parts, found, source, opened))
             for chunks, vectors in steps.embed(parts, split.chunks):
