@@ -135,11 +135,12 @@ class ParserPool:
             self._drop(child)
             if self._closed or cancelled.is_set():
                 raise Cancelled("Nobody waits for this document any more.") from None
-            wrote = child.last_words()
-            log.warning("parser %d with %r: %s %s", child.pid, options["name"], error, wrote)
+            _log_failure(child, options["name"], error)
             raise
         finally:
             forget()
+        if type(answer) is RagError:
+            _log_failure(child, options["name"], answer)
         self._put_back(child)
         if isinstance(answer, RagError):
             raise answer
@@ -235,6 +236,7 @@ class _Child:
         Raises ParseLimit, InvalidInput and NotFound for a file that changed, _Doubtful.
         """
         self.documents += 1
+        self._wrote = b""
         name = options["name"] or "The file"
         header = json.dumps({**options, "number": self.documents}).encode()
         request = chain((SIZES.pack(len(header), size), header), _pieces(content, size))
@@ -275,11 +277,8 @@ class _Child:
         return code
 
     def last_words(self) -> str:
-        """The end of what it wrote to standard error, on one line and without control characters.
-
-        Empties it.
-        """
-        lines, self._wrote = self._wrote.decode(errors="replace").splitlines(), b""
+        """The end of what it wrote about its last document, on one line of printable characters."""
+        lines = self._wrote.decode(errors="replace").splitlines()
         return " | ".join(line if line.isprintable() else ascii(line) for line in lines)
 
     def _cause_of_death(self, name: str, limits: Limits) -> ParseLimit | _Doubtful:
@@ -301,6 +300,10 @@ class _Child:
 
     def _keep(self, written: bytes) -> None:
         self._wrote = (self._wrote + written)[-_KEPT_OUTPUT:]
+
+
+def _log_failure(child: _Child, name: str, error: BaseException) -> None:
+    log.warning("parser %d, with %r: %r %s", child.pid, name, str(error), child.last_words())
 
 
 def _environment() -> dict[str, str]:

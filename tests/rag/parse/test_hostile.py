@@ -260,11 +260,20 @@ def test_cpu_time_is_counted_for_each_document():
         (["raise_unknown_error"], "Killed.*"),
     ],
 )
-def test_a_crash_is_that_of_its_document(hostile, caplog, action, how):
+def test_a_crash_is_that_of_its_document(hostile, action, how):
     with pytest.raises(MalformedDocument, match=rf"crashed on hostile\.txt \({how}\)"):
         do(hostile, *action)
-    assert "hostile.txt" in caplog.text
     assert_works(hostile)
+
+
+def test_the_log_tells_what_a_crashed_parser_wrote(hostile, caplog):
+    do(hostile, "print_much")
+    with pytest.raises(MalformedDocument, match="crashed"):
+        do(hostile, "complain_and_crash")
+    last = caplog.records[-1].getMessage()
+    assert last.endswith(r"it | 'hurts \x1b[31m'")
+    assert "'hostile.txt'" in last
+    assert "xxx" not in last
 
 
 @pytest.mark.parametrize("action", ["crash_next", "leave_after"])
@@ -279,10 +288,11 @@ def test_a_second_answer_is_not_that_of_the_next_document(hostile):
     assert_works(hostile)
 
 
-def test_a_fault_of_the_program_is_not_the_document_s(hostile):
+def test_a_fault_of_the_program_is_not_the_document_s(hostile, caplog):
     with pytest.raises(RagError, match="NameError: no such name") as raised:
         do(hostile, "fail_inside")
     assert type(raised.value) is RagError
+    assert "in fail_inside" in caplog.text
     assert_works(hostile)
 
 
