@@ -14,7 +14,7 @@ from rag.collection import index_of, source_fingerprint
 from rag.errors import NotFound, RagError
 from rag.language import language_warning
 from rag.objects import digest
-from rag.parse import parse_document, text_document
+from rag.parse import text_document
 from rag.parts import Parts
 from rag.settings import Settings
 from rag.sources import Source, check_id, check_metadata
@@ -70,17 +70,17 @@ def unchanged(
     return report_of(record, "unchanged") if same else None
 
 
-def parse(source: Source, content: bytes, settings: Settings) -> Document:
-    """The document of a source: a text is taken as it is, a file goes through its parser."""
+def parse(parts: Parts, source: Source, content: bytes) -> Document:
+    """The document of a source: a text is taken as it is, a file is parsed in a child process."""
     if source.is_text:
         text = content.decode("utf8", "surrogatepass")
         return text_document(text, title=source.title or "")
-    return parse_document(
+    return parts.parsers.parse(
         content,
         name=source.name,
         media_type=source.media_type,
         title=source.title,
-        max_chars=settings.max_text_chars,
+        max_chars=parts.settings.max_text_chars,
     )
 
 

@@ -184,7 +184,7 @@ class Orchestrator:
         resumed = steps.resume(parts, keeper)
         if resumed is None:
             keeper.progress("parse")
-            document = steps.parse(source, content, parts.settings)
+            document = steps.parse(parts, source, content)
             generation = steps.open_generation(parts, keeper, document)
         else:
             generation, document = resumed

@@ -20,6 +20,7 @@ from rag.models.engine import Engines, Generation, open_causal_lm, open_cross_en
 from rag.models.load import resolve
 from rag.models.parity import Thresholds
 from rag.objects import ObjectStore
+from rag.parse.child import Limits, ParserPool
 from rag.quote import QuoteGenerator
 from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
 from rag.retrieve import LiveGenerations
@@ -79,6 +80,11 @@ class Parts:
         """Late interaction over the embedder's token vectors, which needs nothing more."""
         return self._once("late interaction", self._load_late_interaction)
 
+    @property
+    def parsers(self) -> ParserPool:
+        """The child processes that parse files."""
+        return self._once("parsers", self._load_parsers)
+
     def frequencies(self, scope: Scope, collection: Collection) -> Frequencies:
         """Looks up in how many chunks of a collection tokens occur."""
         return partial(self.catalog.token_document_frequencies, scope, collection.name)
@@ -109,6 +115,18 @@ class Parts:
     def _own(self, model: _C) -> _C:
         self._models.append(model)
         return model
+
+    def _load_parsers(self) -> ParserPool:
+        settings = self.settings
+        limits = Limits(
+            file_bytes=settings.max_file_bytes,
+            memory_mb=settings.parse_memory_mb,
+            cpu_seconds=settings.parse_cpu_seconds,
+            wall_seconds=settings.parse_wall_seconds,
+            output_mb=settings.parse_output_mb,
+            reuse=settings.parse_reuse,
+        )
+        return self._own(ParserPool(limits, processes=settings.parse_processes))
 
     def _load_embedder(self) -> Embedder:
         if url := self.settings.embedder_url:

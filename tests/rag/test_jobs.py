@@ -91,10 +91,10 @@ def test_a_bad_document_does_not_stop_the_others(docs, ingestor):
 
 
 def test_what_nobody_foresaw_fails_one_document(docs, ingestor, monkeypatch, caplog):
-    def parse(source, *more, parse=steps.parse):
+    def parse(parts, source, *more, parse=steps.parse):
         if source.id == "bad":
             raise ZeroDivisionError("secret")
-        return parse(source, *more)
+        return parse(parts, source, *more)
 
     monkeypatch.setattr(steps, "parse", parse)
     job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("bad"), text("good")]))

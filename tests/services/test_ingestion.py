@@ -174,6 +174,36 @@ def test_one_that_fails_does_not_stop_the_others(client, collection):
 
 
 @pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("../../../etc/keepers.txt", 200),
+        ("..\\..\\keepers.txt", 200),
+        ("keepers\x00.txt", 422),
+        ("keepers\u202efdp.txt", 422),  # shows as `keeperstxt.pdf`
+    ],
+)
+def test_a_file_name_is_only_a_name(client, collection, name, status):
+    disposition = 'Content-Disposition: form-data; name="{}"'.format
+    body = "\r\n".join(
+        (
+            *("--x", disposition("collection"), "", collection),
+            *("--x", f'{disposition("files")}; filename="{name}"', "", "Four keepers."),
+            *("--x--", ""),
+        )
+    )
+    response = client.post(
+        "/v1/documents?wait=true",
+        content=body.encode(),
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert response.status_code == status
+    if status == 200:
+        document = response.json()["documents"][0]["id"]
+        found = client.get(f"/v1/documents/{document}?collection={collection}").json()
+        assert found["title"] == "keepers"
+
+
+@pytest.mark.parametrize(
     ("name", "content", "status", "kind"),
     [
         ("empty.txt", b"", 422, "/problems/empty-document"),
