@@ -120,6 +120,7 @@ class Settings(BaseSettings):
     rerank_blend: float = Field(0.5, ge=0, le=1)  # weight of late interaction in its blend
     rerank_budget_ms: int = Field(0, ge=0, le=60_000)  # fewer candidates when slower, 0: all
     rerank_cache: int = Field(20_000, ge=0, le=10_000_000)  # scores kept, 150 bytes each
+    least_relevance: float = Field(0.01, ge=0, le=1)  # of the best passage, else no answer
     context_tokens: int = Field(1500, ge=64, le=1_000_000)
     quote_sentences: int = Field(3, ge=1, le=20)
     max_question_chars: int = Field(8000, ge=1)
