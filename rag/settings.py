@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=default_cache)  # converted models: ~/.cache/ragstone
     kv_cache_mb: int = Field(512, ge=1, le=1_048_576)  # a generator's keys and values, on a CPU
     generations_waiting: int = Field(32, ge=1)  # requests that wait for it; more get 429
+    generator_patience_ms: int = Field(250, ge=0, le=60_000)  # on a CPU: let questions go first
     model_queue: int = Field(256, ge=1)  # requests that wait for one model; more get 429
     ingest_batch_ms: int = Field(50, ge=1, le=10_000)  # a batch of ingestion while questions come
 

@@ -10,7 +10,7 @@ from rag.support import assess
 class Parts:
     """A cross-encoder that nothing was calibrated for."""
 
-    class reranker:  # noqa: N801 - read as an attribute
+    class reranker:
         id = "some/cross-encoder"
 
     def __init__(self, **settings) -> None:
