@@ -11,8 +11,8 @@ import asyncio
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from multiprocessing import Pipe, Process
@@ -28,7 +28,7 @@ from rich.table import Table
 from rag.demo import documents
 from rag.parse import parse_document
 
-HEALTH_SECONDS = 0.02  # between two looks at /healthz
+WATCH_SECONDS = 0.02  # between two looks at a server
 DOCUMENTS = 8  # in one bulk upload
 BULK_BEFORE = 3  # bulk uploads before anything is measured: about 600 chunks
 CHARACTERS = 20_000  # of one of its documents
@@ -88,11 +88,11 @@ async def measure(url: str, load: Load, burst: int) -> tuple[dict[str, Seen], in
         collection(client, load.collection),
     ):
         for askers, asked in ((1, load.asked // 4), (load.askers, load.asked)):
-            with watching_health(url, rows[f"/healthz, {askers} asking"]):
+            with watching(url, rows, f"{askers} asking"):
                 await asking(client, load, askers, asked, rows[f"{askers} asking"])
             before, start = await chunks_of(client, load.collection), time.perf_counter()
             name = f"{askers} asking, ingesting"
-            with watching_health(url, rows[f"/healthz, {name}"]):
+            with watching(url, rows, name):
                 async with ingesting(client, load.collection):
                     await asking(client, load, askers, asked, rows[name])
             seconds += time.perf_counter() - start
@@ -201,34 +201,63 @@ async def chunks_of(client: httpx.AsyncClient, name: str) -> int:
 
 
 @contextmanager
-def watching_health(url: str, seen: Seen) -> Iterator[None]:
-    """Look at /healthz again and again for the length of the block.
+def watching(url: str, rows: dict[str, Seen], load: str) -> Iterator[None]:
+    """Look at /healthz, and at a server that does nothing, for the length of the block.
 
-    From a process of its own: in this one it would wait for the askers and not for the server.
+    The second says what any process on this machine waits for its turn meanwhile. Both are watched
+    from processes of their own: in this one they would wait for the askers.
     """
-    receiver, sender = Pipe(duplex=False)
-    process = Process(target=_watch_health, args=(url, sender))
+    with _process(_do_nothing) as idle, ExitStack() as watchers:
+        watched = {"/healthz": f"{url}/healthz", "a server that does nothing": idle.recv()}
+        links = {
+            f"{name}, {load}": watchers.enter_context(_process(_watch, at))
+            for name, at in watched.items()
+        }
+        yield
+        for row, link in links.items():
+            link.send("enough")
+            for outcome, seconds in link.recv():
+                rows[row].note(outcome, seconds)
+
+
+@contextmanager
+def _process(target: Callable[..., None], *args: str) -> Iterator[Connection]:
+    """The line to a process that is stopped at the end of the block."""
+    ours, theirs = Pipe()
+    process = Process(target=target, args=(*args, theirs))
     process.start()
     try:
-        yield
+        yield ours
     finally:
         process.terminate()
-        sender.close()
-        while True:
-            try:
-                seen.note(*receiver.recv())
-            except EOFError:
-                break
         process.join()
 
 
-def _watch_health(url: str, sender: Connection) -> None:
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        while True:
+def _watch(url: str, line: Connection) -> None:
+    """Look at a URL until something comes down the line, then send what was seen."""
+    seen = []
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        while not line.poll(WATCH_SECONDS):
             start = time.perf_counter()
-            status = client.get("/healthz").status_code
-            sender.send((str(status), time.perf_counter() - start))
-            time.sleep(HEALTH_SECONDS)
+            status = client.get(url).status_code
+            seen.append((str(status), time.perf_counter() - start))
+    line.send(seen)
+
+
+def _do_nothing(line: Connection) -> None:
+    """A server that answers everything with nothing. Sends where it listens."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async def serve() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        line.send(f"http://{host}:{port}/")
+        await server.serve_forever()
+
+    asyncio.run(serve())
 
 
 def percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:

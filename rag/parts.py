@@ -15,6 +15,7 @@ from rag.embed import Embedder, load_embedder
 from rag.generate import Generator, LanguageModelGenerator
 from rag.journal import Journal
 from rag.models.cpu import Cpu, PrecisionChoice
+from rag.models.crowd import Crowd
 from rag.models.encoders import Queueing
 from rag.models.engine import Engines, Generation, open_causal_lm, open_cross_encoder
 from rag.models.load import resolve
@@ -54,6 +55,7 @@ class Parts:
     _models: list[Closable] = field(default_factory=list, init=False)  # loaded here, in that order
     _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _crowd: Crowd = field(default_factory=Crowd, init=False)
 
     @property
     def alone(self) -> bool:
@@ -135,7 +137,7 @@ class Parts:
             name, key = self.settings.models.embedder, self.settings.embedder_api_key
             limits = remote_limits(self.settings)
             return self._own(remote_embedder(name, url, api_key=key, limits=limits))
-        engines = engines_of(self.settings, self.settings.embedder_precision)
+        engines = engines_of(self.settings, self.settings.embedder_precision, self._crowd)
         return self._own(load_embedder(self.settings.models.embedder, engines=engines))
 
     def _load_late_interaction(self) -> LateInteractionReranker:
@@ -156,7 +158,7 @@ class Parts:
             key, limits = self.settings.reranker_api_key, remote_limits(self.settings)
             served = self._own(remote_cross_encoder(name, url, api_key=key, limits=limits))
             return CrossEncoderReranker(name, served, revision=served.revision, cache=scores)
-        engines = engines_of(self.settings, self.settings.reranker_precision)
+        engines = engines_of(self.settings, self.settings.reranker_precision, self._crowd)
         files = resolve(name)
         model = self._own(open_cross_encoder(files, engines))
         return CrossEncoderReranker(name, model, revision=files.revision, cache=scores)
@@ -181,16 +183,21 @@ class Parts:
             default = self.settings.default_new_tokens
             return LanguageModelGenerator(served, default_new_tokens=default)
         settings = self.settings
-        engines = engines_of(settings, settings.generator_precision)
+        engines = engines_of(settings, settings.generator_precision, self._crowd)
         options = Generation(
-            settings.kv_cache_mb, settings.generations_waiting, settings.parity_lm_tokens
+            settings.kv_cache_mb,
+            settings.generations_waiting,
+            settings.parity_lm_tokens,
+            settings.generator_patience_ms / 1000,
         )
         model = self._own(open_causal_lm(resolve(name), engines, options))
         return LanguageModelGenerator(model, default_new_tokens=self.settings.default_new_tokens)
 
 
-def engines_of(settings: Settings, precision: PrecisionChoice = "auto") -> Engines:
-    """Where the settings want models to run."""
+def engines_of(
+    settings: Settings, precision: PrecisionChoice = "auto", crowd: Crowd | None = None
+) -> Engines:
+    """Where the settings want models to run. Those that share a CPU share a crowd."""
     thresholds = Thresholds(
         cosine=settings.parity_cosine,
         cosine_int8=settings.parity_cosine_int8,
@@ -201,7 +208,7 @@ def engines_of(settings: Settings, precision: PrecisionChoice = "auto") -> Engin
         name=settings.engine,
         device=None if settings.device == "auto" else settings.device,
         cpu=Cpu(settings.cache, precision, settings.threads, thresholds),
-        queueing=Queueing(settings.model_queue, settings.ingest_batch_ms / 1000),
+        queueing=Queueing(settings.model_queue, settings.ingest_batch_ms / 1000, crowd or Crowd()),
     )
 
 

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=default_cache)  # converted models: ~/.cache/ragstone
     kv_cache_mb: int = Field(512, ge=1, le=1_048_576)  # a generator's keys and values, on a CPU
     generations_waiting: int = Field(32, ge=1)  # requests that wait for it; more get 429
+    generator_patience_ms: int = Field(250, ge=0, le=60_000)  # on a CPU: let questions go first
     model_queue: int = Field(256, ge=1)  # requests that wait for one model; more get 429
     ingest_batch_ms: int = Field(50, ge=1, le=10_000)  # a batch of ingestion while questions come
 
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
     rerank_blend: float = Field(0.5, ge=0, le=1)  # weight of late interaction in its blend
     rerank_budget_ms: int = Field(0, ge=0, le=60_000)  # fewer candidates when slower, 0: all
     rerank_cache: int = Field(20_000, ge=0, le=10_000_000)  # scores kept, 150 bytes each
+    least_relevance: float = Field(0.01, ge=0, le=1)  # of the best passage, else no answer
     context_tokens: int = Field(1500, ge=64, le=1_000_000)
     quote_sentences: int = Field(3, ge=1, le=20)
     max_question_chars: int = Field(8000, ge=1)

@@ -5,7 +5,8 @@ Where a calibration exists for the models that run (`calibration.json`, fitted b
 regression decides over two numbers: the weighted MaxSim of the best sentence, and the fused score
 of the best hit. Among few candidates the fused score means nothing (it tells how far a hit stands
 out from the others), so there the first number decides alone. Elsewhere only the obvious is
-refused, and the answer says "uncalibrated".
+refused: what a cross-encoder gives less than `least_relevance` (1 %) of answering. The answer says
+"uncalibrated" then.
 """
 
 import json
@@ -25,8 +26,6 @@ from rag.types import SearchResult
 
 FEW = "few candidates"
 CALIBRATION = Path(__file__).parent / "calibration.json"
-# Below this logit a cross-encoder is all but sure that the best passage does not answer (1 %).
-LEAST_LOGIT = math.log(0.01 / 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,13 @@ def _calibration(request: Request, found: SearchResult, parts: Parts) -> Calibra
 def _uncalibrated(found: SearchResult, parts: Parts) -> Support:
     logits = [hit.scores.rerank for hit in found.hits if hit.scores.rerank is not None]
     crossed = parts.reranker is not None and parts.reranker.id != LATE_INTERACTION
-    return Support(not (crossed and logits and max(logits) < LEAST_LOGIT), "uncalibrated")
+    if not crossed or not logits:
+        return Support(True, "uncalibrated")
+    return Support(_sigmoid(max(logits)) >= parts.settings.least_relevance, "uncalibrated")
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0  # beyond that exp overflows
 
 
 def calibration_key(embedder: str, fusion: str) -> str:

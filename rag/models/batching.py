@@ -25,6 +25,7 @@ from itertools import accumulate
 from typing import Generic, TypeVar
 
 from rag.errors import Cancelled, ModelUnavailable, Overloaded
+from rag.models.crowd import Crowd
 from rag.work import Priority, Work, current_work
 
 Item = TypeVar("Item")
@@ -180,7 +181,7 @@ class Batcher(Generic[Item, Result]):
     `run` computes a batch: a result for each item, in their order. `workers` threads call it at the
     same time. `length` is an item's number of tokens, and only items of one `group` share a batch.
     At most `waiting` interactive requests wait; bulk ones are never refused, because their number
-    is that of the threads that ingest.
+    is that of the threads that ingest. Interactive ones are in `crowd` until they are done.
     """
 
     def __init__(
@@ -194,9 +195,11 @@ class Batcher(Generic[Item, Result]):
         workers: int = 1,
         waiting: int,
         bulk_seconds: float = 0.05,
+        crowd: Crowd | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self._crowd = crowd
         self._run = run
         self._length = length
         self._group = group
@@ -255,6 +258,9 @@ class Batcher(Generic[Item, Result]):
         else:
             self._accept(request)
             request.future.add_done_callback(lambda _: self._drop(request))
+            if self._crowd is not None and work.priority is Priority.INTERACTIVE:
+                self._crowd.enter()
+                request.future.add_done_callback(lambda _: self._leave())
             forget = work.cancelled.call(request.future.cancel)
             request.future.add_done_callback(lambda _: forget())
         return request.future
@@ -282,6 +288,10 @@ class Batcher(Generic[Item, Result]):
             self._queue.add(request)
             # One request may be enough for several workers.
             self._changed.notify_all()
+
+    def _leave(self) -> None:
+        assert self._crowd is not None
+        self._crowd.leave()
 
     def _seconds_ahead(self) -> float:
         """How long what waits will take, at the speed of all batches so far."""

@@ -5,7 +5,7 @@ meet in one queue per model, where rows of similar length fill a batch together.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from rag.models.batching import Batcher
+from rag.models.crowd import Crowd
 from rag.models.tokens import TokenVectors, tokenize, tokenize_pairs
 
 Output = Literal["pooled", "states"]
@@ -56,6 +57,7 @@ class Queueing:
 
     waiting: int = 256
     bulk_seconds: float = 0.05
+    crowd: Crowd = field(default_factory=Crowd)
 
 
 class _Row(NamedTuple):
@@ -80,6 +82,7 @@ class LocalEncoder:
             workers=engine.workers,
             waiting=queueing.waiting,
             bulk_seconds=queueing.bulk_seconds,
+            crowd=queueing.crowd,
         )
 
     @property
@@ -137,6 +140,7 @@ class LocalCrossEncoder:
             workers=engine.workers,
             waiting=queueing.waiting,
             bulk_seconds=queueing.bulk_seconds,
+            crowd=queueing.crowd,
         )
 
     @property

@@ -99,6 +99,7 @@ class Generation:
     kv_cache_mb: int = 512
     waiting: int = 32
     min_agreement: float = 0.9
+    patience_seconds: float = 0.25
 
 
 def open_causal_lm(
@@ -116,7 +117,7 @@ def open_causal_lm(
         return TorchCausalLM(files, device=engines.device, waiting=options.waiting)
 
     def on_openvino() -> "LanguageModel":
-        from rag.models.genai import load_causal_lm
+        from rag.models.genai import Turns, load_causal_lm
 
         return load_causal_lm(
             files,
@@ -124,6 +125,7 @@ def open_causal_lm(
             kv_cache_mb=options.kv_cache_mb,
             waiting=options.waiting,
             min_agreement=options.min_agreement,
+            turns=Turns(engines.queueing.crowd, options.patience_seconds),
         )
 
     return choose(engines, on_openvino, on_torch)

@@ -32,6 +32,7 @@ from openvino_genai.py_openvino_genai import GenerationHandle  # not in the pack
 from rag.errors import InvalidInput, ModelUnavailable, Overloaded
 from rag.models.cache import NotConvertible, library_versions, open_or_build
 from rag.models.chat import END_MARKS, ChatTemplate, render_chat, write_form
+from rag.models.crowd import Crowd
 from rag.models.cpu import Cpu, Precision, PrecisionChoice
 from rag.models.lm import (
     SAMPLING_DEFAULTS,
@@ -98,6 +99,7 @@ def load_causal_lm(
     waiting: int = 32,
     form: PromptForm | None = None,
     min_agreement: float = 0.9,
+    turns: "Turns | None" = None,
 ) -> "OpenVINOCausalLM":
     """The model, converted first when the cache does not have it.
 
@@ -134,6 +136,7 @@ def load_causal_lm(
         waiting=waiting,
         threads=cpu.threads,
         form=form,
+        turns=turns,
     )
 
 
@@ -184,6 +187,25 @@ def _warm_up(pipeline: ContinuousBatchingPipeline) -> None:
         pipeline.step()
 
 
+class Turns:
+    """When a model may make its next tokens: when nobody of the crowd is left, and at the latest
+    `patience` seconds after the ones before. Used by one thread.
+    """
+
+    def __init__(self, crowd: Crowd | None = None, patience: float = 0.0) -> None:
+        self._crowd = crowd or Crowd()
+        self._patience = patience
+        self._last = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait for the turn."""
+        self._crowd.wait_until_gone(self._last + self._patience - time.monotonic())
+
+    def taken(self) -> None:
+        """Tokens were made."""
+        self._last = time.monotonic()
+
+
 class OpenVINOCausalLM:
     """A converted causal LM. Requests from any number of threads run side by side.
 
@@ -205,6 +227,7 @@ class OpenVINOCausalLM:
         waiting: int,
         threads: int = 0,
         form: PromptForm | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.id = model_id
         about = Description.load(folder)
@@ -227,7 +250,8 @@ class OpenVINOCausalLM:
         self._end_ids, self._end_stops = self._ends()
         pipeline = open_pipeline(folder, about.precision, blocks=blocks, threads=threads)
         _warm_up(pipeline)
-        self._engine = _Engine(model_id, pipeline, blocks=blocks, waiting=waiting)
+        turns = turns or Turns()
+        self._engine = _Engine(model_id, pipeline, blocks=blocks, waiting=waiting, turns=turns)
 
     def close(self) -> None:
         """Wait for the requests in flight and let the generating thread go."""
@@ -357,8 +381,15 @@ class _Engine:
     """
 
     def __init__(
-        self, model_id: str, pipeline: ContinuousBatchingPipeline, *, blocks: int, waiting: int
+        self,
+        model_id: str,
+        pipeline: ContinuousBatchingPipeline,
+        *,
+        blocks: int,
+        waiting: int,
+        turns: Turns,
     ) -> None:
+        self._turns = turns
         self._model_id = model_id
         self._pipeline = pipeline
         self._free_blocks = blocks
@@ -415,7 +446,9 @@ class _Engine:
     def _drive(self) -> None:
         """Make tokens until there is no request left. In the engine's thread."""
         while self._start_requests():
+            self._turns.wait()
             self._make_tokens()
+            self._turns.taken()
         # What was cancelled last leaves the pipeline in its next step, without being computed.
         try:
             while self._pipeline.has_non_finished_requests():

@@ -203,6 +203,8 @@ class Pipeline:
                     raise ValueError(line)
                 if event == "done":
                     done = json.loads(line.removeprefix("data: "))
+                    if done["abstained"]:
+                        raise ValueError("it abstained: nothing was generated")
                     cuts |= {f"{cut['what']}: {cut['why']}" for cut in done["cuts"]}
                     return int(done["usage"]["completion_tokens"])
         raise ValueError("the stream ended without `done`")
