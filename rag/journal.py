@@ -567,7 +567,7 @@ def _task(row: Mapping[Any, Any]) -> Task:
         scope=Scope(fields["tenant"]),
         collection=fields["name"],
         source=Source(**fields["source"]),
-        report=DocumentReport(**report) if report else None,
+        report=_report(report) if report else None,
         error=Failure(**error) if error else None,
         **{
             name: fields[name]
@@ -577,6 +577,10 @@ def _task(row: Mapping[Any, Any]) -> Task:
             )
         },
     )  # fmt: skip
+
+
+def _report(fields: Mapping[str, Any]) -> DocumentReport:
+    return DocumentReport(**{**fields, "warnings": tuple(fields["warnings"])})
 
 
 def _packed(source: Source) -> dict[str, Any]:
