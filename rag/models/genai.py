@@ -32,8 +32,8 @@ from openvino_genai.py_openvino_genai import GenerationHandle  # not in the pack
 from rag.errors import InvalidInput, ModelUnavailable, Overloaded
 from rag.models.cache import NotConvertible, library_versions, open_or_build
 from rag.models.chat import END_MARKS, ChatTemplate, render_chat, write_form
-from rag.models.crowd import Crowd
 from rag.models.cpu import Cpu, Precision, PrecisionChoice
+from rag.models.crowd import Crowd
 from rag.models.lm import (
     SAMPLING_DEFAULTS,
     Prompt,
