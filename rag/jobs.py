@@ -51,11 +51,9 @@ class Upload:
     source: Source
     file: BinaryIO | None = None
 
-    def opened(self) -> BinaryIO:
-        """The bytes."""
-        if self.file is not None:
-            return self.file
-        return BytesIO(self.source.read(2**62))
+    def opened(self, limit: int) -> BinaryIO:
+        """The bytes. Raises TooLarge for a text above `limit`."""
+        return self.file if self.file is not None else BytesIO(self.source.read(limit))
 
     def close(self) -> None:
         """Let the file go."""
@@ -101,7 +99,7 @@ class Ingestor:
         """
         if self._closing:
             raise Overloaded("The service is stopping.", retry_after=5.0)
-        files = [upload.opened() for upload in uploads]
+        files = [upload.opened(self._parts.settings.max_file_bytes) for upload in uploads]
         arrivals = [
             Arrival(upload.source, digest_of(file))
             for upload, file in zip(uploads, files, strict=True)

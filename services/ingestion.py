@@ -115,7 +115,7 @@ async def add_documents(
 # Jobs
 
 
-@router.get("/jobs", response_model_exclude_none=True)
+@router.get("/jobs")
 async def list_jobs(
     service: Running,
     collection: Annotated[CollectionName | None, Query()] = None,

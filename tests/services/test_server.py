@@ -18,7 +18,7 @@ from rag.types import Scope
 from rag.work import current_work
 from services import events
 from services.app import create_app
-from tests.services.serving import BELL_ROCK, events_of, running, server, with_settings
+from tests.services.serving import BELL_ROCK, FASTNET, events_of, running, server, with_settings
 
 
 class Watched(Orchestrator):
@@ -264,7 +264,8 @@ def test_stopping_lets_answers_end_and_puts_documents_back(own_parts, monkeypatc
     """What was accepted is ingested by the next process, and its sender is told so."""
     held, parsing = Held(own_parts), threading.Event()
     shelf.ensure(own_parts, held.scope, "default")
-    held.add(Source(name="bell-rock", origin="bell-rock", text=BELL_ROCK))
+    for title, text in (("Bell Rock", BELL_ROCK), ("Fastnet", FASTNET)):
+        held.add(Source(name=title, origin=title, title=title, text=text))
 
     def parse(*arguments, parse=steps.parse):
         parsing.set()
