@@ -375,9 +375,7 @@ class Catalog:
         with self._database.write() as connection:
             connection.execute(
                 generations.update()
-                .where(
-                    generations.c.state == "writing", generations.c.created_at < before, ~wanted
-                )
+                .where(generations.c.state == "writing", generations.c.created_at < before, ~wanted)
                 .values(state="stale")
             )
 
@@ -385,7 +383,9 @@ class Catalog:
         """All generations of a collection, by state."""
         columns = [generations.c[name] for name in ("document_id", "id", "state", "chunks")]
         query = sa.select(*columns).where(generations.c.collection_id == found.id)
-        live, writing, stale = {}, set(), set()
+        live: dict[tuple[str, int], int] = {}
+        writing: set[tuple[str, int]] = set()
+        stale: set[tuple[str, int]] = set()
         with self._database.read() as connection:
             for document_id, generation, state, chunks in connection.execute(query):
                 if state == "live":

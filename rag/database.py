@@ -47,7 +47,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One transaction, on the disk when the block ends. Raises StoreUnreachable, StorageFull."""
+        """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull."""
         with _translated(), self._engine.connect() as plain:
             connection = plain.execution_options(write=True)
             with connection.begin():

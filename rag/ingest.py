@@ -201,9 +201,7 @@ class Unjournaled:
             try:
                 self._parts.catalog.abandon(self._scope, name, self._opened)
             except RagError as error:
-                log.warning(
-                    "generation %d stays unfinished and invisible: %s", self._opened, error
-                )
+                log.warning("generation %d stays unfinished and invisible: %s", self._opened, error)
         purge(self._parts, self._scope, name, document_id)
 
     def generation(self) -> None:

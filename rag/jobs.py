@@ -266,7 +266,7 @@ class Ingestor:
             self._journal.fail(task, error)
             return
         seconds = min(settings.ingest_retry_seconds, 2.0**task.retries)
-        after = timedelta(seconds=seconds * random.uniform(0.5, 1))  # noqa: S311 - no secret
+        after = timedelta(seconds=seconds * random.uniform(0.5, 1))
         log.warning(
             "document %r will be tried again in %.0f s: %s",
             task.document_id, after.total_seconds(), error,

@@ -468,9 +468,7 @@ class Journal:
         """
         with self._database.write() as connection:
             found = self._catalog.collection(scope, collection, within=connection)
-            mine = sa.and_(
-                tasks.c.collection_id == found.id, tasks.c.document_id == document_id
-            )
+            mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
             cancelled = self._cancel(connection, mine)
             sent = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
             connection.execute(tasks.update().where(mine).values(content_hash=""))
@@ -506,9 +504,7 @@ class Journal:
         if connection.execute(query.with_for_update()).first() is None:
             raise LeaseLost(f"Somebody else works on {task.document_id!r} now.")
 
-    def _forget_received(
-        self, connection: sa.Connection, which: sa.ColumnElement[bool]
-    ) -> None:
+    def _forget_received(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
         mine = sa.and_(tasks.c.state == "receiving", which)
         hashes = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
         connection.execute(tasks.delete().where(mine))
@@ -535,9 +531,7 @@ class Journal:
     def _end(self, connection: sa.Connection, task: Task, state: State, **values: object) -> None:
         # The bytes are the generation's from now on: nobody will have to try again.
         cleared = {"error": None, "content_hash": ""} if state == "done" else {}
-        self._set(
-            connection, task, state=state, owner=None, lease_until=None, **cleared, **values
-        )
+        self._set(connection, task, state=state, owner=None, lease_until=None, **cleared, **values)
 
     def _set(self, connection: sa.Connection, task: Task, **values: object) -> None:
         connection.execute(

@@ -28,9 +28,11 @@ def digest(data: bytes) -> str:
 def digest_of(file: BinaryIO) -> str:
     """The digest of an open file from its beginning; it is at its beginning again afterwards."""
     file.seek(0)
-    found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    while piece := file.read(COPY_BYTES):
+        found.update(piece)
     file.seek(0)
-    return found
+    return found.hexdigest()
 
 
 class ObjectStore:

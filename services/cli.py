@@ -1,4 +1,4 @@
-"""The command line: `rag demo`, `ingest`, `ask`, `search`, `ls`, `rm`, `fsck`, `serve`, `doctor`, ...
+"""The command line: `rag demo`, `ingest`, `ask`, `search`, `ls`, `rm`, `fsck`, `serve`, and more.
 
 Results go to standard output, everything else to standard error. Errors are one line and a hint.
 """

@@ -14,6 +14,7 @@ from rag.orchestrator import Orchestrator
 from rag.settings import Settings
 from rag.sources import check_id
 from services import uploads
+from services.job_events import job_events
 from services.schemas import (
     CollectionChanges,
     CollectionList,
@@ -27,7 +28,6 @@ from services.schemas import (
     JobResponse,
     ReportOut,
 )
-from services.job_events import job_events
 from services.service import Running, Service, build, run
 
 router = APIRouter(prefix="/v1", tags=["ingestion"])
@@ -91,8 +91,9 @@ async def add_documents(
     """Ingest texts (JSON) or files (multipart).
 
     The answer comes when all is on the disk: nothing is lost from then on, whatever happens to the
-    service, and GET /v1/jobs/{job_id} says how it goes on. With `wait` the answer comes when the documents are searchable. A document that fails does not stop the others; a single
-    one that fails while waited for is an error. The collection `default` is made on first use.
+    service, and GET /v1/jobs/{job_id} says how it goes on. With `wait` it comes when the documents
+    are searchable. A document that fails does not stop the others; a single one that fails while
+    waited for is an error. The collection `default` is made on first use.
     """
     collection, sent = await uploads.read(request, service.parts.settings)
     try:

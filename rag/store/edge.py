@@ -171,7 +171,8 @@ class EdgeStore:
             )
             with self._searching:
                 records, offset = shard.scroll(request)
-            found.update((r.payload["document_id"], r.payload["generation"]) for r in records)
+            payloads = [record.payload or {} for record in records]
+            found.update((one["document_id"], one["generation"]) for one in payloads)
             if offset is None:
                 return found
 

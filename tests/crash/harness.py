@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,8 @@ class Victim:
         self.process.wait(60)
         for pipe in (self.process.stdin, self.process.stdout, self._log):
             assert pipe is not None
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -99,7 +98,7 @@ class Model:
                 raise Violation(f"{document} is there in versions {versions}")
             version = int(next(iter(versions))) if versions else None
             if there and versions != {str(version): there["chunks"]}:
-                raise Violation(f"{document} has {there['chunks']} chunks, a search sees {versions}")
+                raise Violation(f"{document} has {there['chunks']} chunks, seen: {versions}")
             allowed = {self.promised.get(document), *self.open.get(document, ())}
             if version not in allowed:
                 raise Violation(f"{document} is there in version {version}, not one of {allowed}")

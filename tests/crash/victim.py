@@ -83,7 +83,7 @@ def sabotage(how: str) -> None:
     if how == "no catalog check":
         from rag import retrieve
 
-        retrieve._live_only = lambda ranking, generations: list(ranking)
+        retrieve._live_only = lambda ranking, _: list(ranking)
     if how == "purge before flip":
         flip = Journal.flip
 
@@ -111,7 +111,8 @@ def versions_of(document: str) -> Counter[int]:
     )  # fmt: skip
     seen: Counter[int] = Counter()
     for hit in found.hits:
-        seen.update({int(version) for version, of in MARK.findall(hit.chunk.text) if of == document})
+        marks = MARK.findall(hit.chunk.text)
+        seen.update({int(version) for version, of in marks if of == document})
     return seen
 
 

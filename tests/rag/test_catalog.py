@@ -275,8 +275,8 @@ def test_every_call_is_within_its_scope(catalog):
         for name, more in calls.items():
             with pytest.raises(NotFound, match="no collection 'docs'"):
                 getattr(catalog, name)(scope, "docs", *more)
+        hashes = {"content_hash": "c", "text_hash": "t", "parsed_hash": ""}
         with pytest.raises(NotFound):
-            hashes = {"content_hash": "c", "text_hash": "t", "parsed_hash": ""}
             catalog.begin_generation(scope, "docs", "d", **hashes)
     assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": live}
 

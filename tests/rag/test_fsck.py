@@ -1,5 +1,7 @@
 """Every kind of finding, made on purpose, and what repairing it does."""
 
+from dataclasses import replace
+
 import pytest
 
 from rag import collection as shelf
@@ -7,9 +9,10 @@ from rag.errors import NotFound
 from rag.fsck import examine
 from rag.objects import digest
 from rag.sources import Source
-from rag.store import Index
+from rag.store import Index, Point, point_id
 
-TEXT = "\n\n".join(f"Paragraph {n}. " + "The lamp burns oil all night long. " * 40 for n in range(8))
+SENTENCE = "The lamp burns oil all night long. "
+TEXT = "\n\n".join(f"Paragraph {n}. {SENTENCE * 40}" for n in range(8))
 
 
 @pytest.fixture
@@ -61,13 +64,10 @@ def test_points_of_no_generation_are_deleted(docs):
     (two,) = parts.store.search(
         scope, index_of(docs), vector=None, text="two", conditions=(), limit=1
     )[1]
-    from dataclasses import replace
-
-    from rag.store import Point, point_id
-
     chunk = replace(two.chunk, document_id="one", generation=begun)
     found = parts.catalog.collection(scope, "docs")
-    point = Point(point_id(scope.tenant, found.id, chunk), chunk, parts.embedder.embed_passages(["x"])[0])
+    (vector,) = parts.embedder.embed_passages(["x"])
+    point = Point(point_id(scope.tenant, found.id, chunk), chunk, vector)
     parts.store.upsert(scope, index_of(docs), [point])
     assert kinds(docs) == []  # it is being written
     parts.catalog.abandon(scope, "docs", begun)

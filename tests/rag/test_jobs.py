@@ -39,7 +39,8 @@ def text(name: str, content: str = "") -> Upload:
 
 
 def long_text(chunks: int) -> str:
-    return "\n\n".join(f"Paragraph {n}. " + "The lamp burns oil all night. " * 30 for n in range(chunks))
+    sentence = "The lamp burns oil all night. "
+    return "\n\n".join(f"Paragraph {n}. {sentence * 30}" for n in range(chunks))
 
 
 def done(ingestor, job):
@@ -59,7 +60,8 @@ def test_texts_and_files_become_searchable(docs, ingestor):
     ]
     job = done(ingestor, ingestor.submit(docs.scope, "docs", uploads))
     assert statuses(job) == ["ingested", "ingested"]
-    assert docs.search("How often does the horn sound?", collection="docs").hits[0].chunk.title == "Fog"
+    found = docs.search("How often does the horn sound?", collection="docs").hits
+    assert found[0].chunk.title == "Fog"
     assert docs.text("lamp", collection="docs") == "The lamp of Bell Rock burns oil."
     again = done(ingestor, ingestor.submit(docs.scope, "docs", uploads))
     assert statuses(again) == ["unchanged", "unchanged"]
@@ -192,7 +194,7 @@ def test_bytes_that_cannot_be_kept_are_not_promised(docs, ingestor, monkeypatch)
     assert list(examine(docs.parts)) == []
 
 
-def test_a_document_that_kills_the_process_is_given_up(docs, monkeypatch):
+def test_a_document_that_kills_the_process_is_given_up(docs):
     journal = docs.parts.journal
     waiting = Ingestor(docs)  # not started: another process's
     job = waiting.submit(docs.scope, "docs", [text("deadly")])
@@ -248,7 +250,7 @@ def test_what_a_crash_left_in_the_store_is_swept(docs):
     assert docs.text("kept", collection="docs") == "Kept."
 
 
-def test_ended_jobs_are_forgotten_in_time(docs, ingestor, monkeypatch):
+def test_ended_jobs_are_forgotten_in_time(docs, ingestor):
     job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
     docs.parts.journal.forget(job.created_at + timedelta(hours=1))
     with pytest.raises(NotFound):

@@ -136,10 +136,11 @@ def test_an_interrupted_task_goes_on_where_it_was(journal, others, catalog):
 def test_who_lost_the_lease_can_finish_nothing(journal, others, monkeypatch):
     accept(journal, "a")
     slept = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
-    monkeypatch.setattr(j, "_now", lambda now=j._now() + 2 * j.LEASE: now)
+    late = j._now() + 2 * j.LEASE
+    monkeypatch.setattr(j, "_now", lambda: late)
     taken = claim(others)
     assert taken.id == slept.id
-    for late in (
+    for finish in (
         lambda: journal.progress(slept, "embed", 1, 2),
         lambda: journal.open_generation(slept, text_hash="t", parsed_hash="p"),
         lambda: flip(journal, slept),
@@ -147,7 +148,7 @@ def test_who_lost_the_lease_can_finish_nothing(journal, others, monkeypatch):
         lambda: journal.put_back(slept, after=timedelta(0)),
     ):
         with pytest.raises(j.LeaseLost):
-            late()
+            finish()
     assert journal.renew() == set()
     assert others.renew() == {taken.id}
     flip(others, taken)
@@ -171,7 +172,8 @@ def test_what_heals_is_tried_later_and_says_why(journal, monkeypatch):
     (task,) = journal.job(MINE, job).tasks
     assert (task.state, task.retries, task.error.message) == ("queued", 1, "No store.")
     assert claim(journal) is None
-    monkeypatch.setattr(j, "_now", lambda now=j._now() + timedelta(seconds=31): now)
+    later = j._now() + timedelta(seconds=31)
+    monkeypatch.setattr(j, "_now", lambda: later)
     again = claim(journal)
     assert (again.retries, again.starts) == (1, 1)
     flip(journal, again)

@@ -408,7 +408,6 @@ def test_a_failed_job_is_tried_again(client, collection):
     assert cancelled["state"] == "done"  # nothing was left to cancel
 
 
-
 def test_a_full_journal_is_429_with_retry_after(own_parts, monkeypatch):
     release = threading.Event()
 
