@@ -97,10 +97,14 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Generations:
-    """(document, generation) by state; of live ones the number of chunks."""
+    """(document, generation) by state; of live ones the number of chunks.
+
+    `writing` are those that a task goes on with, `orphans` were begun and have none.
+    """
 
     live: Mapping[tuple[str, int], int]
     writing: Set[tuple[str, int]]
+    orphans: Set[tuple[str, int]]
     stale: Set[tuple[str, int]]
 
 
@@ -369,30 +373,35 @@ class Catalog:
 
         Those of tasks that are not done are kept: whoever takes the task up goes on with them.
         """
-        wanted = sa.exists().where(
-            tasks.c.generation == generations.c.id, tasks.c.state.in_(("queued", "running"))
-        )
         with self._database.write() as connection:
             connection.execute(
                 generations.update()
-                .where(generations.c.state == "writing", generations.c.created_at < before, ~wanted)
+                .where(
+                    generations.c.state == "writing",
+                    generations.c.created_at < before,
+                    ~_is_wanted(),
+                )
                 .values(state="stale")
             )
 
     def generations_of(self, found: Collection) -> Generations:
         """All generations of a collection, by state."""
-        columns = [generations.c[name] for name in ("document_id", "id", "state", "chunks")]
-        query = sa.select(*columns).where(generations.c.collection_id == found.id)
+        of = generations.c
+        query = sa.select(of.document_id, of.id, of.state, of.chunks, _is_wanted().label("wanted"))
+        query = query.where(generations.c.collection_id == found.id)
         live: dict[tuple[str, int], int] = {}
         writing: set[tuple[str, int]] = set()
+        orphans: set[tuple[str, int]] = set()
         stale: set[tuple[str, int]] = set()
         with self._database.read() as connection:
-            for document_id, generation, state, chunks in connection.execute(query):
+            for document_id, generation, state, chunks, wanted in connection.execute(query):
                 if state == "live":
                     live[document_id, generation] = chunks
+                elif state == "stale":
+                    stale.add((document_id, generation))
                 else:
-                    (writing if state == "writing" else stale).add((document_id, generation))
-        return Generations(live, frozenset(writing), frozenset(stale))
+                    (writing if wanted else orphans).add((document_id, generation))
+        return Generations(live, writing, orphans, stale)
 
     def referenced_objects(self) -> set[str]:
         """The digest of every object that something refers to."""
@@ -558,6 +567,13 @@ def _hashes(
     if sent is not None:
         found.update(connection.execute(sa.select(tasks.c.content_hash).where(sent)).scalars())
     return found - {""}
+
+
+def _is_wanted() -> sa.ColumnElement[bool]:
+    """Whether a task that is not done will go on with a generation."""
+    return sa.exists().where(
+        tasks.c.generation == generations.c.id, tasks.c.state.in_(("queued", "running"))
+    )
 
 
 def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:

@@ -23,7 +23,9 @@ Kind = Literal[
     "orphan vectors",
     "missing object",
     "orphan object",
+    "unfinished object",
     "unpurged generation",
+    "unfinished generation",
 ]
 
 
@@ -60,12 +62,17 @@ def _points(parts: Parts, collection: Collection) -> Iterator[Finding]:
     except NotFound:
         yield Finding("missing vectors", name)
         return
-    for key in sorted(known.stale):
-        document_id, generation = key
+    for document_id, generation in sorted(known.stale):
         yield Finding(
             "unpurged generation",
             f"{name}: {document_id!r}, generation {generation}",
             partial(steps.purge, parts, scope, collection.name, document_id),
+        )
+    for document_id, generation in sorted(known.orphans):
+        yield Finding(
+            "unfinished generation",
+            f"{name}: {document_id!r}, generation {generation}",
+            partial(_give_up, parts, scope, collection.name, document_id, generation),
         )
     for key, chunks in sorted(known.live.items()):
         if there[key] != chunks:
@@ -75,13 +82,22 @@ def _points(parts: Parts, collection: Collection) -> Iterator[Finding]:
                 f"{name}: {key[0]!r} has {there[key]} of {chunks} points",
                 partial(_rewrite, parts, scope, collection, key[0]),
             )
-    for key in sorted(set(there) - set(known.live) - known.writing - known.stale):
-        document_id, generation = key
+    rest = set(there) - set(known.live) - known.writing - known.orphans - known.stale
+    for document_id, generation in sorted(rest):
+        points = there[document_id, generation]
         yield Finding(
             "orphan points",
-            f"{name}: {there[key]} points of {document_id!r}, generation {generation}",
+            f"{name}: {points} points of {document_id!r}, generation {generation}",
             partial(parts.store.delete, scope, index, document_id, [generation]),
         )
+
+
+def _give_up(
+    parts: Parts, scope: Scope, collection: str, document_id: str, generation: int
+) -> None:
+    """Purge what an interrupted process began to write, and nobody will finish."""
+    parts.catalog.abandon(scope, collection, generation)
+    steps.purge(parts, scope, collection, document_id)
 
 
 def _rewrite(parts: Parts, scope: Scope, collection: Collection, document_id: str) -> None:
@@ -110,3 +126,6 @@ def _objects(parts: Parts) -> Iterator[Finding]:
         yield Finding("missing object", name)
     for name in sorted(kept - referenced):
         yield Finding("orphan object", name, partial(parts.objects.delete, name))
+    if unfinished := len(list(parts.objects.unfinished())):
+        what = f"{unfinished} files that an interrupted write left"
+        yield Finding("unfinished object", what, parts.objects.delete_unfinished)

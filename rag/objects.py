@@ -78,9 +78,14 @@ class ObjectStore:
             ) from None
 
     def names(self) -> Iterator[str]:
-        """Everything that is kept, and what an interrupted write left behind."""
+        """The digest of everything that is kept."""
         for path in self._folder.glob("*/*"):
-            yield path.name
+            if not path.name.startswith(_UNFINISHED):
+                yield path.name
+
+    def unfinished(self) -> Iterator[Path]:
+        """What interrupted writes left behind, and what is just being written."""
+        yield from self._folder.glob(f"*/{_UNFINISHED}*")
 
     def delete(self, name: str) -> None:
         """Forget an object; nothing happens when there is none."""
@@ -88,7 +93,7 @@ class ObjectStore:
 
     def delete_unfinished(self) -> None:
         """Forget what interrupted writes left behind, where nobody writes."""
-        for path in self._folder.glob(f"*/{_UNFINISHED}*"):
+        for path in self.unfinished():
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
