@@ -22,7 +22,15 @@ from sqlalchemy.exc import IntegrityError
 from rag.database import Database, utc
 from rag.errors import Conflict, InvalidInput, NotFound
 from rag.store import PREFIX
-from rag.tables import collections, documents, generations, jobs, tasks, token_chunks
+from rag.tables import (
+    collections,
+    documents,
+    doomed,
+    generations,
+    jobs,
+    tasks,
+    token_chunks,
+)
 from rag.types import Metadata, Scope
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -199,12 +207,15 @@ class Catalog:
         """Forget a collection with all its documents and jobs; the caller drops its vectors."""
         with self._database.write() as connection:
             found = _collection(connection, scope, name)
+            row = sa.select(collections.c.id).where(collections.c.id == found.id)
+            connection.execute(row.with_for_update())  # nothing is accepted into it any more
             mine = generations.c.collection_id == found.id
             hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
             for table in (tasks, jobs, token_chunks, documents, generations):
                 connection.execute(table.delete().where(table.c.collection_id == found.id))
             connection.execute(collections.delete().where(collections.c.id == found.id))
-            self.drop_unused(connection, hashes)
+            self.doom(connection, hashes)
+        self.drop_doomed()
         return found
 
     # Documents
@@ -285,8 +296,8 @@ class Catalog:
     ) -> bool:
         """Make the revision's generation the live one, in one transaction.
 
-        False when a newer generation is live already: then this one is stale and only its points
-        have to go.
+        False when a newer generation is live already, or this one was given up: then only its
+        points have to go.
         """
         with self._write(within) as connection:
             found = _collection(connection, scope, name)
@@ -296,6 +307,8 @@ class Catalog:
             if live is not None and live.generation > revision.generation:
                 _mark_stale(connection, [revision.generation])
                 return False
+            if not _is_writing(connection, revision.generation):
+                return False  # it was given up meanwhile, and its points may be gone
             self._make_live(connection, found, revision, replace=live is not None)
             if live is not None:
                 self._count(connection, found, live.generation, -1)
@@ -334,13 +347,14 @@ class Catalog:
             connection.execute(query.values(state="stale"))
 
     def stale_generations(self, scope: Scope, name: str, document_id: str) -> list[int]:
-        """Generations of a document whose points are to be deleted."""
+        """Generations of a document whose points are to be deleted, and nobody writes any more."""
         with self._database.read() as connection:
             found = _collection(connection, scope, name)
             query = sa.select(generations.c.id).where(
                 generations.c.collection_id == found.id,
                 generations.c.document_id == document_id,
                 generations.c.state == "stale",
+                ~_is_held(),
             )
             return list(connection.execute(query).scalars())
 
@@ -352,17 +366,19 @@ class Catalog:
                 generations.c.collection_id == found.id,
                 generations.c.id.in_(stale),
                 generations.c.state == "stale",
+                ~_is_held(),
             )
             hashes = _hashes(connection, mine)
             connection.execute(generations.delete().where(mine))
-            self.drop_unused(connection, hashes)
+            self.doom(connection, hashes)
+        self.drop_doomed()
 
     def all_stale(self) -> list[tuple[Scope, str, str]]:
         """(scope, collection, document) of every document with points that are to be deleted."""
         query = (
             sa.select(collections.c.tenant, collections.c.name, generations.c.document_id)
             .join(collections, collections.c.id == generations.c.collection_id)
-            .where(generations.c.state == "stale")
+            .where(generations.c.state == "stale", ~_is_held())
             .distinct()
         )
         with self._database.read() as connection:
@@ -408,15 +424,29 @@ class Catalog:
         with self._database.read() as connection:
             return _hashes(connection, sa.true(), sa.true())
 
-    def drop_unused(self, connection: sa.Connection, hashes: Set[str]) -> None:
-        """Drop the objects of those hashes that nothing refers to, within a write transaction.
+    def doom(self, connection: sa.Connection, hashes: Set[str]) -> None:
+        """Write down, within a transaction, that objects may have lost their last reference."""
+        if hashes:
+            rows = [{"name": name} for name in sorted(hashes)]
+            connection.execute(self._database.insert(doomed).on_conflict_do_nothing(), rows)
 
-        Whoever is about to store the same bytes has said so before, in a transaction: either it is
-        seen here, or it comes after this one and stores them anew.
+    def drop_doomed(self) -> None:
+        """Drop what was written down and nothing refers to.
+
+        In a transaction after the one that took the last reference away, so that no file is gone
+        before that is certain; interrupted, it is repeated. Whoever is about to store the same
+        bytes has said so in a transaction: either it is seen here, or it comes after this one and
+        stores them anew.
         """
-        self._database.lock_objects(connection)
-        for name in _unused(connection, hashes):
-            self._drop_object(name)
+        names: set[str] | None = None
+        while names is None or names:
+            with self._database.write() as connection:
+                self._database.lock_objects(connection)
+                query = sa.select(doomed.c.name).limit(500)
+                names = set(connection.execute(query).scalars())
+                for name in _unused(connection, names):
+                    self._drop_object(name)
+                connection.execute(doomed.delete().where(doomed.c.name.in_(names)))
 
     def token_document_frequencies(
         self, scope: Scope, name: str, tokens: Sequence[int]
@@ -440,7 +470,11 @@ class Catalog:
         The collection's row is locked first: it orders flips of new documents, which have no row
         to lock yet, and keeps the counters exact.
         """
-        lock = sa.select(collections.c.id).where(collections.c.id == found.id).with_for_update()
+        lock = (
+            sa.select(collections.c.id)
+            .where(collections.c.id == found.id)
+            .with_for_update(key_share=True)
+        )
         connection.execute(lock)
         return connection.execute(
             sa.select(documents.c.generation).where(
@@ -576,6 +610,13 @@ def _is_wanted() -> sa.ColumnElement[bool]:
     )
 
 
+def _is_held() -> sa.ColumnElement[bool]:
+    """Whether somebody may still be writing a generation, though its task was cancelled."""
+    return sa.exists().where(
+        tasks.c.generation == generations.c.id, tasks.c.lease_until > datetime.now(UTC)
+    )
+
+
 def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:
     """Those of the hashes that neither a generation nor a task refers to."""
     used: set[str] = set()
@@ -585,6 +626,11 @@ def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:
             part = sorted(hashes)[at : at + 500]
             used.update(connection.execute(sa.select(column).where(column.in_(part))).scalars())
     return sorted(hashes - used)
+
+
+def _is_writing(connection: sa.Connection, generation: int) -> bool:
+    query = sa.select(generations.c.state).where(generations.c.id == generation)
+    return connection.execute(query).scalar_one_or_none() == "writing"
 
 
 def _mark_stale(connection: sa.Connection, ids: Sequence[int]) -> None:

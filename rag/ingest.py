@@ -102,6 +102,8 @@ def resume(parts: Parts, keeper: Keeper) -> tuple[int, Document] | None:
         text, structure = parts.objects.get(text_hash), parts.objects.get(parsed_hash)
     except NotFound:  # it ended between the generation's row and the last object
         return None
+    if not parsed.is_current(structure):
+        return None
     return generation, parsed.unpack(text, structure)
 
 

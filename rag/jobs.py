@@ -8,15 +8,16 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import BinaryIO
 
 from rag.catalog import Revision
-from rag.collection import check_embedder
+from rag.collection import check_embedder, index_of
 from rag.errors import (
     Cancelled,
     ModelUnavailable,
@@ -69,15 +70,17 @@ class Ingestor:
         self._parts = orchestrator.parts
         self._journal = orchestrator.parts.journal
         self._changed = threading.Condition()
-        self._closing = False
-        self._work: dict[int, Work] = {}
+        self._closing = self._closed = False
+        self._receiving = 0
+        self._work: dict[str, Work] = {}  # by claim
         self._awaited: dict[str, list[Future[None]]] = {}
         count = self._parts.settings.ingest_threads
         self._threads = [
             threading.Thread(target=self._run, name=f"ingest {number}", daemon=True)
             for number in range(count)
         ]
-        self._threads.append(threading.Thread(target=self._tend, name="ingest", daemon=True))
+        for target, name in ((self._tend, "ingest leases"), (self._clean, "ingest sweep")):
+            self._threads.append(threading.Thread(target=target, name=name, daemon=True))
 
     def start(self) -> None:
         """Take up what was left, then work until `close`."""
@@ -108,13 +111,18 @@ class Ingestor:
             scope, collection, arrivals, key=key, most_waiting=self._parts.settings.ingest_queue
         )
         if is_new:
+            with self._changed:
+                self._receiving += 1
             try:
                 for arrival, file in zip(arrivals, files, strict=True):
                     self._parts.objects.put_file(file, arrival.content_hash)
                 self._journal.accept(job_id)
             except BaseException:
-                self._journal.refuse(job_id)
+                self._journal.refuse(job_id, {arrival.content_hash for arrival in arrivals})
                 raise
+            finally:
+                with self._changed:
+                    self._receiving -= 1
             self.wake()
         return self._journal.job(scope, job_id)
 
@@ -122,6 +130,9 @@ class Ingestor:
         """Done when nothing of the job is open any more."""
         future: Future[None] = Future()
         with self._changed:
+            if self._closed:
+                future.set_exception(_stopping())
+                return future
             self._awaited.setdefault(job_id, []).append(future)
         self._settle(job_id)
         return future
@@ -145,60 +156,59 @@ class Ingestor:
             if thread.ident is not None:
                 thread.join()
         with self._changed:
+            self._closed = True
             for future in [one for some in self._awaited.values() for one in some]:
-                future.set_exception(
-                    Overloaded(
-                        "The service is stopping. The documents are accepted, and will be ingested"
-                        " when it runs again.",
-                        retry_after=5.0,
-                    )
-                )
+                future.set_exception(_stopping())
             self._awaited.clear()
 
     # Threads
 
     def _run(self) -> None:
         while not self._closing:
-            try:
+            task = None
+            with _logged("the journal"):
                 task = self._journal.claim(per_collection=self._parts.settings.ingest_threads)
-            except RagError as error:
-                log.warning("the journal does not answer: %s", error)
-                task = None
             if task is None:
-                with self._changed:
-                    if not self._closing:
-                        self._changed.wait(TICK_SECONDS)
+                self._pause()
                 continue
-            try:
+            with _logged(task.document_id):
                 self._attempt(task)
-            except RagError as error:  # what happened to it could not be written down
-                log.warning("document %r: %s", task.document_id, error)
-            self._settle(task.job_id)
+                self._settle(task.job_id)
             self.wake()  # one document's tasks wait for each other
 
     def _tend(self) -> None:
-        """Renew leases, stop what was cancelled, purge what could not be purged at once."""
-        renewed = swept = time.monotonic()
+        """Renew leases, stop what was cancelled, tell who waits for what others did."""
+        renewed = time.monotonic()
         while not self._closing:
-            with self._changed:
-                self._changed.wait(TICK_SECONDS)
-            now = time.monotonic()
-            try:
-                if self._work and now - renewed >= RENEW_SECONDS:
-                    renewed = now
+            self._pause()
+            with _logged("the journal"):
+                busy = self._work or self._receiving
+                if busy and time.monotonic() - renewed >= RENEW_SECONDS:
+                    renewed = time.monotonic()
                     self._renew()
-                if now - swept >= SWEEP_SECONDS:
-                    swept = now
-                    self._sweep()
                 for job_id in list(self._awaited):
                     self._settle(job_id)
-            except RagError as error:
-                log.warning("the journal does not answer: %s", error)
+
+    def _clean(self) -> None:
+        """Purge what could not be purged at once."""
+        swept = time.monotonic()
+        while not self._closing:
+            self._pause()
+            if time.monotonic() - swept >= SWEEP_SECONDS:
+                swept = time.monotonic()
+                with _logged("the sweep"):
+                    self._sweep()
+
+    def _pause(self) -> None:
+        with self._changed:
+            if not self._closing:
+                self._changed.wait(TICK_SECONDS)
 
     def _renew(self) -> None:
-        mine = self._journal.renew()
-        for task_id, work in list(self._work.items()):
-            if task_id not in mine:
+        held = dict(self._work)  # before asking: what is claimed meanwhile is not judged
+        mine = self._journal.renew(held)
+        for claim, work in held.items():
+            if claim not in mine:
                 work.cancelled.set()
 
     def _sweep(self, *, first: bool = False) -> None:
@@ -212,14 +222,17 @@ class Ingestor:
             self._journal.expire()
             parts.catalog.abandon_orphans(now - timedelta(hours=parts.settings.ingest_orphan_hours))
         for scope, collection, document_id in parts.catalog.all_stale():
+            if self._closing:
+                return
             purge(parts, scope, collection, document_id)
+        parts.catalog.drop_doomed()
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
 
     # One task
 
     def _attempt(self, task: Task) -> None:
-        work = Work(Priority.BULK)
-        self._work[task.id] = work
+        work, claim = Work(Priority.BULK), task.owner or ""
+        self._work[claim] = work
         try:
             if self._closing:
                 work.cancelled.set()
@@ -241,7 +254,8 @@ class Ingestor:
                 task, RagError("Something went wrong inside.", hint="The log says what.")
             )
         finally:
-            del self._work[task.id]
+            del self._work[claim]
+            self._journal.release(task)
             purge(self._parts, task.scope, task.collection, task.document_id)
 
     def _ingest(self, task: Task) -> None:
@@ -256,6 +270,8 @@ class Ingestor:
             self._journal.unchanged(task, same)
             return
         check_embedder(found, parts.embedder)
+        if not found.chunks:  # a crash may have come between the collection's row and its vectors
+            parts.store.create(index_of(found))
         content = parts.objects.get(task.content_hash)
         keeper = Journaled(parts, task)
         self._orchestrator.within(scope).build(task.source, content, found, keeper)
@@ -282,6 +298,25 @@ class Ingestor:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+def _stopping() -> Overloaded:
+    return Overloaded(
+        "The service is stopping. The documents are accepted, and will be ingested when it runs"
+        " again.",
+        retry_after=5.0,
+    )
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """A thread goes on whatever happens: the journal knows what is not done."""
+    try:
+        yield
+    except RagError as error:
+        log.warning("%s: %s", what, error)
+    except Exception:
+        log.exception("%s", what)
 
 
 class Journaled:

@@ -15,13 +15,16 @@ every step asks first whether the task is still its own.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from rag import errors
 from rag.catalog import Catalog, Revision
@@ -36,6 +39,7 @@ State = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
 OPEN = ("receiving", "queued", "running")
 
 LEASE = timedelta(seconds=30)
+CLAIMS_KNOWN = 500  # of this process, the latest: far more than threads
 
 
 class LeaseLost(Cancelled):
@@ -90,6 +94,7 @@ class Task:
     done: int
     total: int
     generation: int | None
+    owner: str | None
     starts: int
     retries: int
     not_before: datetime | None
@@ -125,12 +130,15 @@ class Job:
 
 
 class Journal:
-    """Thread-safe. `owner` names this process: what it claims is its own until the lease ends."""
+    """Thread-safe. `owner` names this process; each claim of a task has a name of its own, so that
+    of two who believe that a task is theirs one is wrong, in one process as well.
+    """
 
     def __init__(self, database: Database, catalog: Catalog, *, owner: str | None = None) -> None:
         self._database = database
         self._catalog = catalog
         self.owner = owner or uuid4().hex
+        self._claims: deque[str] = deque(maxlen=CLAIMS_KNOWN)
 
     # Accepting
 
@@ -151,7 +159,7 @@ class Journal:
         now = _now()
         sent = [(_packed(arrival.source), arrival.content_hash) for arrival in arrivals]
         request_hash = digest(json.dumps(sent, sort_keys=True).encode())
-        with self._database.write() as connection:
+        with _same_key_at_once(), self._database.write() as connection:
             found = self._catalog.collection(scope, collection, within=connection)
             if key is not None:
                 query = sa.select(jobs.c.id, jobs.c.request_hash).where(
@@ -163,6 +171,8 @@ class Journal:
                             f"Something else was sent under Idempotency-Key {key[:80]!r}.",
                             hint="Use a new key for a new request.",
                         )
+                    if self._is_receiving(connection, row.id):
+                        raise Overloaded("The same request is just being received.")
                     return str(row.id), False
             _check_room(connection, most_waiting)
             self._database.lock_objects(connection, shared=True)
@@ -200,7 +210,7 @@ class Journal:
         return job_id, True
 
     def accept(self, job_id: str) -> None:
-        """Every byte of the job is on the disk: promise it. Raises LeaseLost."""
+        """Every byte of the job is on the disk: promise it. Raises Overloaded."""
         with self._database.write() as connection:
             mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
             changed = connection.execute(
@@ -209,17 +219,19 @@ class Journal:
                 .values(state="queued", owner=None, lease_until=None, updated_at=_now())
             )
             if not changed.rowcount:
-                raise LeaseLost(f"Receiving job {job_id} took too long.", hint="Send it again.")
+                raise Overloaded("The upload took too long to be kept.", hint="Send it again.")
 
-    def refuse(self, job_id: str) -> None:
-        """Forget a job whose bytes could not be kept."""
+    def refuse(self, job_id: str, hashes: Set[str]) -> None:
+        """Forget a job whose bytes could not be kept, and those of them that were."""
         with self._database.write() as connection:
             self._forget_received(connection, tasks.c.job_id == job_id)
+            self._catalog.doom(connection, hashes)
+        self._catalog.drop_doomed()
 
     # Working
 
     def claim(self, *, per_collection: int) -> Task | None:
-        """The oldest task that may begin, now this process's own; None when there is none.
+        """The oldest task that may begin, now the caller's own; None when there is none.
 
         One document's tasks are worked on in their order, and at most `per_collection` tasks of a
         collection at once. A task whose lease has ended is up again.
@@ -262,7 +274,7 @@ class Journal:
                 .where(tasks.c.id == picked)
                 .values(
                     state="running",
-                    owner=self.owner,
+                    owner=self._new_owner(),
                     lease_until=now + LEASE,
                     starts=tasks.c.starts + 1,
                     not_before=None,
@@ -271,12 +283,25 @@ class Journal:
             )
             return self._task(connection, picked)
 
-    def renew(self) -> set[int]:
-        """Renew the leases of this process; the ids of the tasks that are its own still."""
+    def renew(self, held: Collection[str]) -> set[str]:
+        """Renew the leases of claims, and of what is being received.
+
+        Returns those of the claims that still hold.
+        """
+        claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(held))
+        received = sa.and_(tasks.c.state == "receiving", tasks.c.owner == self.owner)
         with self._database.write() as connection:
-            mine = sa.and_(tasks.c.owner == self.owner, tasks.c.state.in_(("receiving", "running")))
-            connection.execute(tasks.update().where(mine).values(lease_until=_now() + LEASE))
-            return set(connection.execute(sa.select(tasks.c.id).where(mine)).scalars())
+            query = tasks.update().where(sa.or_(claimed, received))
+            connection.execute(query.values(lease_until=_now() + LEASE))
+            return set(connection.execute(sa.select(tasks.c.owner).where(claimed)).scalars())
+
+    def release(self, task: Task) -> None:
+        """Nobody writes for a cancelled task any more: its generation may be purged."""
+        with self._database.write() as connection:
+            mine = sa.and_(
+                tasks.c.id == task.id, tasks.c.owner == task.owner, tasks.c.state == "cancelled"
+            )
+            connection.execute(tasks.update().where(mine).values(owner=None, lease_until=None))
 
     def open_generation(self, task: Task, *, text_hash: str, parsed_hash: str) -> Task:
         """A generation for the task to write into. Raises LeaseLost."""
@@ -307,7 +332,8 @@ class Journal:
         """How far the task is; what is `done` will not be done again. Raises LeaseLost."""
         with self._database.write() as connection:
             self._hold(connection, task)
-            self._set(connection, task, stage=stage, done=done, total=total, starts=0)
+            got_on = {"starts": 0} if done else {}
+            self._set(connection, task, stage=stage, done=done, total=total, **got_on)
 
     def flip(
         self, task: Task, revision: Revision, report_of: Callable[[bool], DocumentReport]
@@ -321,7 +347,9 @@ class Journal:
             live = self._catalog.live_generations(
                 task.scope, task.collection, [task.document_id], within=connection
             )
-            self._catalog.flip(task.scope, task.collection, revision, within=connection)
+            flipped = self._catalog.flip(task.scope, task.collection, revision, within=connection)
+            if not flipped and live.get(task.document_id, 0) < revision.generation:
+                raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
             report = report_of(bool(live))
             self._end(connection, task, "done", report=asdict(report))
         return report
@@ -365,19 +393,25 @@ class Journal:
         For a data folder that this process holds alone. Returns how many tasks were at work.
         """
         with self._database.write() as connection:
-            others = sa.or_(tasks.c.owner.is_(None), tasks.c.owner != self.owner)
-            self._forget_received(connection, others)
+            self._forget_received(connection, tasks.c.owner != self.owner)
             changed = connection.execute(
                 tasks.update()
-                .where(tasks.c.state == "running", others)
+                .where(tasks.c.state == "running", tasks.c.owner.not_in(self._claims))
                 .values(state="queued", owner=None, lease_until=None)
             )
-            return changed.rowcount
+            connection.execute(
+                tasks.update()
+                .where(tasks.c.state == "cancelled", tasks.c.owner.not_in(self._claims))
+                .values(owner=None, lease_until=None)
+            )
+        self._catalog.drop_doomed()
+        return changed.rowcount
 
     def expire(self) -> None:
         """Forget what was being received by processes that are gone."""
         with self._database.write() as connection:
             self._forget_received(connection, tasks.c.lease_until <= _now())
+        self._catalog.drop_doomed()
 
     # Looking
 
@@ -441,10 +475,12 @@ class Journal:
                     tasks.c.job_id == job_id,
                     tasks.c.state.in_(("failed", "cancelled")),
                     tasks.c.content_hash != "",  # those of deleted documents are gone
+                    sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now()),
                 )
                 .values(
                     state="queued", stage="", done=0, total=0, generation=None, starts=0, retries=0,
-                    not_before=None, report=None, error=None, updated_at=_now(),
+                    not_before=None, owner=None, lease_until=None, report=None, error=None,
+                    updated_at=_now(),
                 )
             )  # fmt: skip
         if not changed.rowcount:
@@ -470,14 +506,17 @@ class Journal:
             found = self._catalog.collection(scope, collection, within=connection)
             mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
             cancelled = self._cancel(connection, mine)
-            sent = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
-            connection.execute(tasks.update().where(mine).values(content_hash=""))
+            # What is only being received is promised later than this, and stays.
+            ended = sa.and_(mine, tasks.c.state != "receiving")
+            sent = set(connection.execute(sa.select(tasks.c.content_hash).where(ended)).scalars())
+            connection.execute(tasks.update().where(ended).values(content_hash=""))
             try:
                 self._catalog.delete_document(scope, collection, document_id, within=connection)
             except NotFound:
                 if not cancelled:
                     raise
-            self._catalog.drop_unused(connection, sent - {""})
+            self._catalog.doom(connection, sent - {""})
+        self._catalog.drop_doomed()
 
     def forget(self, before: datetime) -> None:
         """Forget jobs that ended before a time, and what was only kept for trying them again."""
@@ -492,14 +531,15 @@ class Journal:
             hashes = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
             connection.execute(tasks.delete().where(mine))
             connection.execute(jobs.delete().where(jobs.c.id.in_(old)))
-            self._catalog.drop_unused(connection, hashes - {""})
+            self._catalog.doom(connection, hashes - {""})
+        self._catalog.drop_doomed()
 
     # Inside a transaction
 
     def _hold(self, connection: sa.Connection, task: Task) -> None:
-        """Raise LeaseLost unless the task is this process's own; lock it on Postgres."""
+        """Raise LeaseLost unless the claim holds; lock the task on Postgres."""
         query = sa.select(tasks.c.id).where(
-            tasks.c.id == task.id, tasks.c.owner == self.owner, tasks.c.state == "running"
+            tasks.c.id == task.id, tasks.c.owner == task.owner, tasks.c.state == "running"
         )
         if connection.execute(query.with_for_update()).first() is None:
             raise LeaseLost(f"Somebody else works on {task.document_id!r} now.")
@@ -509,15 +549,27 @@ class Journal:
         hashes = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
         connection.execute(tasks.delete().where(mine))
         connection.execute(jobs.delete().where(~sa.exists().where(tasks.c.job_id == jobs.c.id)))
-        self._catalog.drop_unused(connection, hashes - {""})
+        self._catalog.doom(connection, hashes - {""})
 
     def _cancel(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
-        """Cancel tasks that wait or run; whoever works on one finds its lease gone."""
+        """Cancel tasks that wait or run.
+
+        Whoever works on one finds out at its next step; until it lets go its lease keeps what it
+        wrote from being purged, or the rest of it would come behind.
+        """
         mine = sa.and_(which, tasks.c.state.in_(("queued", "running")))
         self._abandon(connection, mine)
-        cancelled = {"state": "cancelled", "owner": None, "lease_until": None}
-        query = tasks.update().where(mine).values(updated_at=_now(), **cancelled)
+        query = tasks.update().where(mine).values(state="cancelled", updated_at=_now())
         return connection.execute(query).rowcount
+
+    def _is_receiving(self, connection: sa.Connection, job_id: str) -> bool:
+        mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
+        return connection.execute(sa.select(tasks.c.id).where(mine).limit(1)).first() is not None
+
+    def _new_owner(self) -> str:
+        owner = uuid4().hex
+        self._claims.append(owner)
+        return owner
 
     def _abandon(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
         """Mark the unfinished generations of tasks, so that their points are purged."""
@@ -567,7 +619,7 @@ def _task(row: Mapping[Any, Any]) -> Task:
             name: fields[name]
             for name in (
                 "id", "job_id", "document_id", "content_hash", "state", "stage", "done", "total",
-                "generation", "starts", "retries", "not_before", "updated_at",
+                "generation", "owner", "starts", "retries", "not_before", "updated_at",
             )
         },
     )  # fmt: skip
@@ -575,6 +627,15 @@ def _task(row: Mapping[Any, Any]) -> Task:
 
 def _report(fields: Mapping[str, Any]) -> DocumentReport:
     return DocumentReport(**{**fields, "warnings": tuple(fields["warnings"])})
+
+
+@contextmanager
+def _same_key_at_once() -> Iterator[None]:
+    """On Postgres a key may be taken, or a collection deleted, between look-up and insert."""
+    try:
+        yield
+    except IntegrityError:
+        raise Overloaded("Something like it is just being received. Try again.") from None
 
 
 def _packed(source: Source) -> dict[str, Any]:

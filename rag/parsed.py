@@ -3,14 +3,24 @@
 import json
 from dataclasses import asdict
 
+from rag.parse import PARSER
+from rag.split import SPLITTER
 from rag.types import Document, Heading
+
+MADE_BY = [PARSER, SPLITTER]
 
 
 def pack(document: Document) -> bytes:
     """Everything of a document but its text."""
     fields = asdict(document)
     del fields["text"]
+    fields["made_by"] = MADE_BY
     return json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf8")
+
+
+def is_current(packed: bytes) -> bool:
+    """Whether the parser and splitter of today made it: then it would be cut in the same places."""
+    return bool(json.loads(packed).get("made_by") == MADE_BY)
 
 
 def unpack(text: bytes, packed: bytes) -> Document:

@@ -101,3 +101,4 @@ tasks = sa.Table(
     sa.Index("tasks_state", "state", "id"),
     sqlite_autoincrement=True,
 )
+doomed = sa.Table("doomed", schema, sa.Column("name", sa.String(64), primary_key=True))

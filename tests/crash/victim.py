@@ -47,6 +47,9 @@ STEPS: dict[str, tuple[Any, str]] = {
     "delete": (Journal, "delete_document"),
     "purge points": (EdgeStore, "delete"),
     "purge generation": (Catalog, "purged"),
+    "drop objects": (Catalog, "drop_doomed"),
+    "drop an object": (ObjectStore, "delete"),
+    "release": (Journal, "release"),
 }
 
 

@@ -79,7 +79,7 @@ def test_nothing_is_promised_before_the_bytes_are_there(journal):
 
 def test_a_refused_job_leaves_nothing_and_gives_up_its_objects(journal, catalog):
     job = receive(journal, "a")
-    journal.refuse(job)
+    journal.refuse(job, set())
     assert catalog.dropped == ["bytes of a"]
     with pytest.raises(NotFound):
         journal.job(MINE, job)
@@ -149,9 +149,32 @@ def test_who_lost_the_lease_can_finish_nothing(journal, others, monkeypatch):
     ):
         with pytest.raises(j.LeaseLost):
             finish()
-    assert journal.renew() == set()
-    assert others.renew() == {taken.id}
+    assert journal.renew([slept.owner]) == set()
+    assert others.renew([taken.owner]) == {taken.owner}
     flip(others, taken)
+
+
+def test_of_two_claims_in_one_process_the_later_holds(journal, monkeypatch):
+    accept(journal, "a")
+    slept = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    late = j._now() + 2 * j.LEASE
+    monkeypatch.setattr(j, "_now", lambda: late)
+    taken = claim(journal)
+    with pytest.raises(j.LeaseLost):
+        journal.progress(slept, "embed", 1, 2)
+    journal.progress(taken, "embed", 1, 2)
+
+
+def test_a_generation_that_was_given_up_never_comes_alive(journal, catalog):
+    accept(journal, "a")
+    task = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    catalog.abandon(MINE, "docs", task.generation)
+    revision = Revision(
+        "a", task.generation, "s", "T", "text/plain", {}, "c", "f", 1, 10, 0, 40, (), {}
+    )
+    with pytest.raises(j.LeaseLost):
+        journal.flip(task, revision, lambda _: DONE)
+    assert catalog.documents(MINE, "docs") == []
 
 
 def test_a_renewed_lease_is_kept(journal, others, monkeypatch):
@@ -159,7 +182,7 @@ def test_a_renewed_lease_is_kept(journal, others, monkeypatch):
     accept(journal, "a")
     task = claim(journal)
     monkeypatch.setattr(j, "_now", lambda: start + 0.9 * j.LEASE)
-    assert journal.renew() == {task.id}
+    assert journal.renew([task.owner]) == {task.owner}
     monkeypatch.setattr(j, "_now", lambda: start + 1.8 * j.LEASE)
     assert claim(others) is None
 
@@ -187,6 +210,10 @@ def test_starts_count_until_it_gets_on(journal):
         assert task.starts == expected
         j.Journal(journal._database, journal._catalog, owner="next").recover()
     task = claim(journal)
+    journal.progress(task, "parse", 0, 0)  # a beginning, not getting on
+    j.Journal(journal._database, journal._catalog, owner="next").recover()
+    task = claim(journal)
+    assert task.starts == 5
     journal.progress(task, "embed", 64, 128)
     j.Journal(journal._database, journal._catalog, owner="next").recover()
     assert claim(journal).starts == 1
@@ -199,9 +226,13 @@ def test_cancelling_stops_what_waits_and_what_runs(journal, catalog):
     running = journal.open_generation(running, text_hash="t2", parsed_hash="p2")
     found = journal.cancel(MINE, job)
     assert [task.state for task in found.tasks] == ["done", "cancelled", "cancelled"]
-    assert journal.renew() == set()
+    assert journal.renew([running.owner]) == set()
     with pytest.raises(j.LeaseLost):
         flip(journal, running)
+    assert catalog.stale_generations(MINE, "docs", "b") == []  # it may still be written
+    retried = journal.retry(MINE, job)
+    assert [task.state for task in retried.tasks] == ["done", "cancelled", "queued"]
+    journal.release(running)
     assert catalog.stale_generations(MINE, "docs", "b") == [running.generation]
     assert catalog.live_generations(MINE, "docs", ["a", "b"]) == {"a": 1}
 
@@ -252,10 +283,28 @@ def test_what_is_done_holds_its_bytes_no_longer(journal, catalog):
 
 
 def test_the_same_key_is_the_same_job(journal):
-    job = receive(journal, "a", key="k")
+    job = accept(journal, "a", key="k")
     assert journal.receive(MINE, "docs", arrivals("a"), most_waiting=9, key="k") == (job, False)
     with pytest.raises(Conflict, match="Something else"):
         receive(journal, "b", key="k")
+
+
+def test_a_repeated_request_is_not_promised_before_the_first_one_is(journal):
+    job = receive(journal, "a", key="k")
+    with pytest.raises(Overloaded):
+        receive(journal, "a", key="k")
+    journal.accept(job)
+    assert receive(journal, "a", key="k") == job
+
+
+def test_an_upload_that_ends_after_a_delete_keeps_its_bytes(journal, catalog):
+    accept(journal, "a")
+    flip(journal, claim(journal))
+    job = receive(journal, "a")
+    journal.delete_document(MINE, "docs", "a")
+    journal.accept(job)
+    assert claim(journal).content_hash == "bytes of a"
+    assert "bytes of a" not in catalog.dropped
 
 
 def test_a_full_journal_refuses(journal):

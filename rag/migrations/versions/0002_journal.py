@@ -1,4 +1,4 @@
-"""Ingest jobs and their tasks; where a generation's parsed document is kept."""
+"""Ingest jobs and their tasks; parsed documents of generations; objects that are to go."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -47,12 +47,14 @@ def upgrade() -> None:
         sa.Column("updated_at", Time, nullable=False),
         sqlite_autoincrement=True,
     )
+    op.create_table("doomed", sa.Column("name", sa.String(64), primary_key=True))
     op.create_index("tasks_job", "tasks", ["job_id"])
     op.create_index("tasks_document", "tasks", ["collection_id", "document_id"])
     op.create_index("tasks_state", "tasks", ["state", "id"])
 
 
 def downgrade() -> None:
+    op.drop_table("doomed")
     op.drop_table("tasks")
     op.drop_table("jobs")
     op.drop_column("generations", "parsed_hash")
