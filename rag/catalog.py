@@ -462,20 +462,21 @@ class Catalog:
 
     # Inside a transaction
 
+    def lock(self, connection: sa.Connection, found: Collection) -> None:
+        """Take turns with others who flip or delete in a collection, until the transaction ends.
+
+        It orders flips of new documents, which have no row to lock yet, and keeps the counters
+        exact. Comes before locks of tasks and generations, or two would wait for each other. On
+        SQLite a write transaction is alone anyway.
+        """
+        row = sa.select(collections.c.id).where(collections.c.id == found.id)
+        connection.execute(row.with_for_update(key_share=True))
+
     def _lock_document(
         self, connection: sa.Connection, found: Collection, document_id: str
     ) -> sa.Row[Any] | None:
-        """The live row, locked on Postgres; SQLite's write transaction is alone anyway.
-
-        The collection's row is locked first: it orders flips of new documents, which have no row
-        to lock yet, and keeps the counters exact.
-        """
-        lock = (
-            sa.select(collections.c.id)
-            .where(collections.c.id == found.id)
-            .with_for_update(key_share=True)
-        )
-        connection.execute(lock)
+        """The live row of a document, in a collection that is locked."""
+        self.lock(connection, found)
         return connection.execute(
             sa.select(documents.c.generation).where(
                 documents.c.collection_id == found.id, documents.c.document_id == document_id

@@ -343,6 +343,8 @@ class Journal:
         `report_of` makes the report of whether a document was replaced. Raises LeaseLost.
         """
         with self._database.write() as connection:
+            found = self._catalog.collection(task.scope, task.collection, within=connection)
+            self._catalog.lock(connection, found)
             self._hold(connection, task)
             live = self._catalog.live_generations(
                 task.scope, task.collection, [task.document_id], within=connection
@@ -383,7 +385,7 @@ class Journal:
                 lease_until=None,
                 not_before=_now() + after if after else None,
                 starts=0,
-                retries=tasks.c.retries + (error is not None),
+                retries=tasks.c.retries + int(error is not None),
                 error=asdict(Failure.of(error)) if error else None,
             )
 
@@ -504,6 +506,7 @@ class Journal:
         """
         with self._database.write() as connection:
             found = self._catalog.collection(scope, collection, within=connection)
+            self._catalog.lock(connection, found)
             mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
             cancelled = self._cancel(connection, mine)
             # What is only being received is promised later than this, and stays.
@@ -557,6 +560,9 @@ class Journal:
         Whoever works on one finds out at its next step; until it lets go its lease keeps what it
         wrote from being purged, or the rest of it would come behind.
         """
+        # All in one order, and before their generations: so does everybody who holds a task.
+        lock = sa.select(tasks.c.id).where(which).order_by(tasks.c.id).with_for_update()
+        connection.execute(lock)
         mine = sa.and_(which, tasks.c.state.in_(("queued", "running")))
         self._abandon(connection, mine)
         query = tasks.update().where(mine).values(state="cancelled", updated_at=_now())

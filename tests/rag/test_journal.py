@@ -1,6 +1,10 @@
 """What was accepted, who works on it, and how it ends."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -12,13 +16,20 @@ from rag.sources import Source
 from rag.types import DocumentReport, Scope
 
 MINE = Scope("mine")
+POSTGRES = os.environ.get("RAG_TEST_DATABASE_URL")
 DONE = DocumentReport("d", "ingested")
 
 
-@pytest.fixture
-def database(tmp_path):
-    opened = Database.open(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, tmp_path):
+    if request.param == "postgres" and POSTGRES is None:
+        pytest.skip("RAG_TEST_DATABASE_URL names no Postgres database")
+    sqlite = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    opened = Database.open(POSTGRES if request.param == "postgres" else sqlite)
     yield opened
+    made = Catalog(opened)
+    for left in made.every_collection():
+        made.delete_collection(Scope(left.tenant), left.name)
     opened.close()
 
 
@@ -234,7 +245,7 @@ def test_cancelling_stops_what_waits_and_what_runs(journal, catalog):
     assert [task.state for task in retried.tasks] == ["done", "cancelled", "queued"]
     journal.release(running)
     assert catalog.stale_generations(MINE, "docs", "b") == [running.generation]
-    assert catalog.live_generations(MINE, "docs", ["a", "b"]) == {"a": 1}
+    assert list(catalog.live_generations(MINE, "docs", ["a", "b"])) == ["a"]
 
 
 def test_retrying_queues_what_failed_or_was_cancelled(journal):
@@ -363,3 +374,46 @@ def test_a_deleted_collection_takes_its_jobs_along(journal, catalog):
         journal.job(MINE, job)
     with pytest.raises(j.LeaseLost):
         journal.fail(running, MalformedDocument("Torn."))
+
+
+def test_many_workers_do_each_task_once(database, catalog):
+    """Four processes on one database share the work."""
+    wanted = {f"d{n}" for n in range(20)}
+    accept(j.Journal(database, catalog), *sorted(wanted))
+    done: list[str] = []
+
+    def work(_: int) -> None:
+        own = j.Journal(database, catalog)
+        while task := claim(own, most=100):
+            flip(own, task)
+            done.append(task.document_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert sorted(done) == sorted(wanted)
+    assert set(catalog.live_generations(MINE, "docs", sorted(wanted))) == wanted
+
+
+def test_accepting_and_deleting_at_once_neither_deadlocks_nor_loses(database, catalog):
+    """Deletes lock the collection and drop objects, uploads refer to objects and the collection."""
+    kept = [f"kept-{n}" for n in range(12)]
+
+    def upload(name: str) -> None:
+        own = j.Journal(database, catalog)
+        accept(own, name, most_waiting=1000)
+
+    def delete(_: int) -> None:
+        own = j.Journal(database, catalog)
+        accept(own, "gone", most_waiting=1000)
+        with suppress(NotFound):
+            own.delete_document(MINE, "docs", "gone")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda call: call(), [*(partial(upload, name) for name in kept),
+                                            *(partial(delete, n) for n in range(12))]))  # fmt: skip
+    worker, seen = j.Journal(database, catalog), []
+    while task := claim(worker, most=1000):
+        seen.append(task.document_id)
+        flip(worker, task)
+    assert sorted(name for name in seen if name != "gone") == sorted(kept)
+    assert not {f"bytes of {name}" for name in kept} & set(catalog.dropped)
