@@ -6,13 +6,17 @@ PROFILE ?=
 SECTION ?= all
 BIN := .venv/bin
 
-.PHONY: demo test serve lint format perf clean
+.PHONY: demo test soak serve lint format perf clean
 
 demo: .venv/installed
 	$(BIN)/rag demo $(if $(PROFILE),--profile $(PROFILE))
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# The long proofs, of which `make test` runs samples. Some twenty minutes.
+soak: .venv/installed-dev
+	RAG_SOAK_KILLS=200 $(BIN)/python -m pytest -s tests/crash
 
 serve: .venv/installed
 	$(BIN)/rag serve $(if $(PROFILE),--profile $(PROFILE))

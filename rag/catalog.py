@@ -8,89 +8,33 @@ stale generations once their points are gone.
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import event
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
-from rag.errors import Conflict, InvalidInput, NotFound, StorageFull, StoreUnreachable
+from rag.database import Database, utc
+from rag.errors import Conflict, InvalidInput, NotFound
+from rag.store import PREFIX
+from rag.tables import (
+    collections,
+    documents,
+    doomed,
+    generations,
+    jobs,
+    tasks,
+    token_chunks,
+)
 from rag.types import Metadata, Scope
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
-CONNECTIONS = 32  # kept open to SQLite
-
-schema = sa.MetaData()
-_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_Time = sa.DateTime(timezone=True)
-
-collections = sa.Table(
-    "collections",
-    schema,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("tenant", sa.String(200), nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("physical", sa.String(200), nullable=False, unique=True),
-    sa.Column("pipeline", sa.JSON, nullable=False),
-    sa.Column("settings", sa.JSON, nullable=False),
-    sa.Column("system_prompt", sa.Text, nullable=False),
-    sa.Column("answer_language", sa.String(50), nullable=False),
-    sa.Column("chunks", sa.BigInteger, nullable=False),
-    sa.Column("created_at", _Time, nullable=False),
-    sa.UniqueConstraint("tenant", "name", name="collections_tenant_name"),
-)
-generations = sa.Table(
-    "generations",
-    schema,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
-    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), nullable=False),
-    sa.Column("document_id", sa.String(512), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),  # writing, live, stale
-    sa.Column("content_hash", sa.String(64), nullable=False),
-    sa.Column("text_hash", sa.String(64), nullable=False),
-    sa.Column("chunks", sa.Integer, nullable=False),
-    sa.Column("tokens", sa.BigInteger, nullable=False),
-    sa.Column("pages", sa.Integer, nullable=False),
-    sa.Column("characters", sa.BigInteger, nullable=False),
-    sa.Column("warnings", sa.JSON, nullable=False),
-    sa.Column("token_chunks", sa.LargeBinary, nullable=False),
-    sa.Column("created_at", _Time, nullable=False),
-    sa.Index("generations_document", "collection_id", "document_id"),
-    sqlite_autoincrement=True,
-)
-documents = sa.Table(
-    "documents",
-    schema,
-    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), primary_key=True),
-    sa.Column("document_id", sa.String(512), primary_key=True),
-    sa.Column("generation", _Id, sa.ForeignKey("generations.id"), nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("title", sa.Text, nullable=False),
-    sa.Column("media_type", sa.String(200), nullable=False),
-    sa.Column("metadata", sa.JSON, nullable=False),
-    sa.Column("content_hash", sa.String(64), nullable=False),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("created_at", _Time, nullable=False),
-    sa.Column("updated_at", _Time, nullable=False),
-)
-token_chunks = sa.Table(
-    "token_chunks",
-    schema,
-    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), primary_key=True),
-    sa.Column("token", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("chunks", sa.BigInteger, nullable=False),
-)
+_HASHES = ("content_hash", "text_hash", "parsed_hash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +73,7 @@ class DocumentRecord:
     content_hash: str
     fingerprint: str
     text_hash: str
+    parsed_hash: str
     chunks: int
     tokens: int
     pages: int
@@ -158,25 +103,33 @@ class Revision:
     token_chunks: Mapping[int, int]  # token id -> how many of the chunks hold it
 
 
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """(document, generation) by state; of live ones the number of chunks.
+
+    `writing` are those that a task goes on with, `orphans` were begun and have none.
+    """
+
+    live: Mapping[tuple[str, int], int]
+    writing: Set[tuple[str, int]]
+    orphans: Set[tuple[str, int]]
+    stale: Set[tuple[str, int]]
+
+
 class Catalog:
     """Thread-safe; one per process and database."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._insert = postgresql.insert if engine.name == "postgresql" else sqlite.insert
+    def __init__(
+        self, database: Database, *, drop_object: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._database = database
+        self._drop_object = drop_object  # called for a digest that nothing refers to any more
 
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """Connect and bring the schema up to date. Raises StoreUnreachable."""
-        engine = _engine(url)
-        catalog = cls(engine)
-        with catalog._write() as connection:
-            _migrate(connection)
-        return catalog
+    def _read(self, within: sa.Connection | None) -> AbstractContextManager[sa.Connection]:
+        return nullcontext(within) if within is not None else self._database.read()
 
-    def close(self) -> None:
-        """Give the connections back; the catalog is not usable afterwards."""
-        self._engine.dispose()
+    def _write(self, within: sa.Connection | None) -> AbstractContextManager[sa.Connection]:
+        return nullcontext(within) if within is not None else self._database.write()
 
     # Collections
 
@@ -201,7 +154,7 @@ class Catalog:
         row = {
             "tenant": scope.tenant,
             "name": name,
-            "physical": f"ragstone_{uuid4().hex}",
+            "physical": f"{PREFIX}{uuid4().hex}",
             "pipeline": dict(pipeline),
             "settings": dict(settings or {}),
             "system_prompt": system_prompt,
@@ -210,7 +163,7 @@ class Catalog:
             "created_at": datetime.now(UTC),
         }
         try:
-            with self._write() as connection:
+            with self._database.write() as connection:
                 connection.execute(collections.insert().values(row))
         except IntegrityError:
             raise Conflict(
@@ -219,22 +172,30 @@ class Catalog:
             ) from None
         return self.collection(scope, name)
 
-    def collection(self, scope: Scope, name: str) -> Collection:
+    def collection(
+        self, scope: Scope, name: str, *, within: sa.Connection | None = None
+    ) -> Collection:
         """The collection of that name. Raises NotFound, also for one outside the scope."""
-        with self._read() as connection:
+        with self._read(within) as connection:
             return _collection(connection, scope, name)
 
     def collections(self, scope: Scope) -> list[Collection]:
         """Every collection within the scope, by name."""
         query = collections.select().where(collections.c.tenant == scope.tenant)
-        with self._read() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(query.order_by(collections.c.name)).mappings().all()
-        return [Collection(**_utc(row)) for row in rows if scope.allows(row["name"])]
+        return [Collection(**utc(row)) for row in rows if scope.allows(row["name"])]
+
+    def every_collection(self) -> list[Collection]:
+        """Those of all tenants: for maintenance, which sees everything."""
+        with self._database.read() as connection:
+            rows = connection.execute(collections.select()).mappings().all()
+        return [Collection(**utc(row)) for row in rows]
 
     def update_collection(self, scope: Scope, name: str, **changes: object) -> Collection:
         """Change `settings`, `system_prompt` or `answer_language`; None leaves one as it is."""
         given = {key: value for key, value in changes.items() if value is not None}
-        with self._write() as connection:
+        with self._database.write() as connection:
             found = _collection(connection, scope, name)
             if given:
                 connection.execute(
@@ -242,19 +203,20 @@ class Catalog:
                 )
             return _collection(connection, scope, name)
 
-    def delete_collection(self, scope: Scope, name: str) -> tuple[Collection, list[str]]:
-        """Forget a collection with all its documents; the caller drops its vectors.
-
-        Returns it, and the content and text hashes that nothing refers to any more.
-        """
-        with self._write() as connection:
+    def delete_collection(self, scope: Scope, name: str) -> Collection:
+        """Forget a collection with all its documents and jobs; the caller drops its vectors."""
+        with self._database.write() as connection:
             found = _collection(connection, scope, name)
+            row = sa.select(collections.c.id).where(collections.c.id == found.id)
+            connection.execute(row.with_for_update())  # nothing is accepted into it any more
             mine = generations.c.collection_id == found.id
-            hashes = _hashes(connection, mine)
-            for table in (token_chunks, documents, generations):
+            hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
+            for table in (tasks, jobs, token_chunks, documents, generations):
                 connection.execute(table.delete().where(table.c.collection_id == found.id))
             connection.execute(collections.delete().where(collections.c.id == found.id))
-            return found, _unused(connection, hashes)
+            self.doom(connection, hashes)
+        self.drop_doomed()
+        return found
 
     # Documents
 
@@ -262,7 +224,7 @@ class Catalog:
         self, scope: Scope, name: str, *, after: str = "", limit: int = 100
     ) -> list[DocumentRecord]:
         """Live documents by id, from the first id behind `after` on."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             found = _collection(connection, scope, name)
             query = _live(found).where(documents.c.document_id > after)
             query = query.order_by(documents.c.document_id).limit(limit)
@@ -270,7 +232,7 @@ class Catalog:
 
     def document(self, scope: Scope, name: str, document_id: str) -> DocumentRecord:
         """One live document. Raises NotFound."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             found = _collection(connection, scope, name)
             query = _live(found).where(documents.c.document_id == document_id)
             row = connection.execute(query).mappings().one_or_none()
@@ -279,10 +241,15 @@ class Catalog:
         return _document(row)
 
     def live_generations(
-        self, scope: Scope, name: str, document_ids: Sequence[str]
+        self,
+        scope: Scope,
+        name: str,
+        document_ids: Sequence[str],
+        *,
+        within: sa.Connection | None = None,
     ) -> dict[str, int]:
         """Document id -> its live generation, for those of `document_ids` that are live."""
-        with self._read() as connection:
+        with self._read(within) as connection:
             found = _collection(connection, scope, name)
             query = sa.select(documents.c.document_id, documents.c.generation).where(
                 documents.c.collection_id == found.id, documents.c.document_id.in_(document_ids)
@@ -290,7 +257,15 @@ class Catalog:
             return {row.document_id: row.generation for row in connection.execute(query)}
 
     def begin_generation(
-        self, scope: Scope, name: str, document_id: str, *, content_hash: str, text_hash: str
+        self,
+        scope: Scope,
+        name: str,
+        document_id: str,
+        *,
+        content_hash: str,
+        text_hash: str,
+        parsed_hash: str,
+        within: sa.Connection | None = None,
     ) -> int:
         """Open a generation to write points into; invisible until `flip`.
 
@@ -301,6 +276,7 @@ class Catalog:
             "state": "writing",
             "content_hash": content_hash,
             "text_hash": text_hash,
+            "parsed_hash": parsed_hash,
             "chunks": 0,
             "tokens": 0,
             "pages": 0,
@@ -309,18 +285,21 @@ class Catalog:
             "token_chunks": b"",
             "created_at": datetime.now(UTC),
         }
-        with self._write() as connection:
+        with self._write(within) as connection:
+            self._database.lock_objects(connection, shared=True)
             found = _collection(connection, scope, name)
             result = connection.execute(generations.insert().values(collection_id=found.id, **row))
         return int(result.inserted_primary_key[0])  # type: ignore[index] # one row was inserted
 
-    def flip(self, scope: Scope, name: str, revision: Revision) -> bool:
+    def flip(
+        self, scope: Scope, name: str, revision: Revision, *, within: sa.Connection | None = None
+    ) -> bool:
         """Make the revision's generation the live one, in one transaction.
 
-        False when a newer generation is live already: then this one is stale and only its points
-        have to go.
+        False when a newer generation is live already, or this one was given up: then only its
+        points have to go.
         """
-        with self._write() as connection:
+        with self._write(within) as connection:
             found = _collection(connection, scope, name)
             live = self._lock_document(connection, found, revision.document_id)
             if live is not None and live.generation == revision.generation:
@@ -328,18 +307,22 @@ class Catalog:
             if live is not None and live.generation > revision.generation:
                 _mark_stale(connection, [revision.generation])
                 return False
+            if not _is_writing(connection, revision.generation):
+                return False  # it was given up meanwhile, and its points may be gone
             self._make_live(connection, found, revision, replace=live is not None)
             if live is not None:
                 self._count(connection, found, live.generation, -1)
                 _mark_stale(connection, [live.generation])
         return True
 
-    def delete_document(self, scope: Scope, name: str, document_id: str) -> None:
+    def delete_document(
+        self, scope: Scope, name: str, document_id: str, *, within: sa.Connection | None = None
+    ) -> None:
         """Effective at commit; the points of its generations are purged behind it.
 
         Raises NotFound.
         """
-        with self._write() as connection:
+        with self._write(within) as connection:
             found = _collection(connection, scope, name)
             live = self._lock_document(connection, found, document_id)
             if live is None:
@@ -354,7 +337,7 @@ class Catalog:
 
     def abandon(self, scope: Scope, name: str, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""
-        with self._write() as connection:
+        with self._database.write() as connection:
             found = _collection(connection, scope, name)
             query = generations.update().where(
                 generations.c.collection_id == found.id,
@@ -364,37 +347,112 @@ class Catalog:
             connection.execute(query.values(state="stale"))
 
     def stale_generations(self, scope: Scope, name: str, document_id: str) -> list[int]:
-        """Generations of a document whose points are to be deleted."""
-        with self._read() as connection:
+        """Generations of a document whose points are to be deleted, and nobody writes any more."""
+        with self._database.read() as connection:
             found = _collection(connection, scope, name)
             query = sa.select(generations.c.id).where(
                 generations.c.collection_id == found.id,
                 generations.c.document_id == document_id,
                 generations.c.state == "stale",
+                ~_is_held(),
             )
             return list(connection.execute(query).scalars())
 
-    def purged(self, scope: Scope, name: str, stale: Sequence[int]) -> list[str]:
-        """Forget stale generations whose points are gone.
-
-        Returns the content and text hashes that no generation refers to any more.
-        """
-        with self._write() as connection:
+    def purged(self, scope: Scope, name: str, stale: Sequence[int]) -> None:
+        """Forget stale generations whose points are gone, and the objects that only they used."""
+        with self._database.write() as connection:
             found = _collection(connection, scope, name)
             mine = sa.and_(
                 generations.c.collection_id == found.id,
                 generations.c.id.in_(stale),
                 generations.c.state == "stale",
+                ~_is_held(),
             )
             hashes = _hashes(connection, mine)
             connection.execute(generations.delete().where(mine))
-            return _unused(connection, hashes)
+            self.doom(connection, hashes)
+        self.drop_doomed()
+
+    def all_stale(self) -> list[tuple[Scope, str, str]]:
+        """(scope, collection, document) of every document with points that are to be deleted."""
+        query = (
+            sa.select(collections.c.tenant, collections.c.name, generations.c.document_id)
+            .join(collections, collections.c.id == generations.c.collection_id)
+            .where(generations.c.state == "stale", ~_is_held())
+            .distinct()
+        )
+        with self._database.read() as connection:
+            return [(Scope(row[0]), row[1], row[2]) for row in connection.execute(query)]
+
+    def abandon_orphans(self, before: datetime) -> None:
+        """Mark generations begun before a time that nobody is writing any more.
+
+        Those of tasks that are not done are kept: whoever takes the task up goes on with them.
+        """
+        with self._database.write() as connection:
+            connection.execute(
+                generations.update()
+                .where(
+                    generations.c.state == "writing",
+                    generations.c.created_at < before,
+                    ~_is_wanted(),
+                )
+                .values(state="stale")
+            )
+
+    def generations_of(self, found: Collection) -> Generations:
+        """All generations of a collection, by state."""
+        of = generations.c
+        query = sa.select(of.document_id, of.id, of.state, of.chunks, _is_wanted().label("wanted"))
+        query = query.where(generations.c.collection_id == found.id)
+        live: dict[tuple[str, int], int] = {}
+        writing: set[tuple[str, int]] = set()
+        orphans: set[tuple[str, int]] = set()
+        stale: set[tuple[str, int]] = set()
+        with self._database.read() as connection:
+            for document_id, generation, state, chunks, wanted in connection.execute(query):
+                if state == "live":
+                    live[document_id, generation] = chunks
+                elif state == "stale":
+                    stale.add((document_id, generation))
+                else:
+                    (writing if wanted else orphans).add((document_id, generation))
+        return Generations(live, writing, orphans, stale)
+
+    def referenced_objects(self) -> set[str]:
+        """The digest of every object that something refers to."""
+        with self._database.read() as connection:
+            return _hashes(connection, sa.true(), sa.true())
+
+    def doom(self, connection: sa.Connection, hashes: Set[str]) -> None:
+        """Write down, within a transaction, that objects may have lost their last reference."""
+        if hashes:
+            rows = [{"name": name} for name in sorted(hashes)]
+            connection.execute(self._database.insert(doomed).on_conflict_do_nothing(), rows)
+
+    def drop_doomed(self) -> None:
+        """Drop what was written down and nothing refers to.
+
+        In a transaction after the one that took the last reference away, so that no file is gone
+        before that is certain; interrupted, it is repeated. Whoever is about to store the same
+        bytes has said so in a transaction: either it is seen here, or it comes after this one and
+        stores them anew.
+        """
+        names: set[str] | None = None
+        while names is None or names:
+            with self._database.write() as connection:
+                self._database.lock_objects(connection)
+                query = sa.select(doomed.c.name).limit(500)
+                names = set(connection.execute(query).scalars())
+                for name in _unused(connection, names):
+                    self._drop_object(name)
+                connection.execute(doomed.delete().where(doomed.c.name.in_(names)))
 
     def token_document_frequencies(
         self, scope: Scope, name: str, tokens: Sequence[int]
     ) -> tuple[dict[int, int], int]:
         """(token id -> live chunks that hold it, number of live chunks)."""
-        with self._read() as connection:
+        with self._database.read() as connection:
             found = _collection(connection, scope, name)
             query = sa.select(token_chunks.c.token, token_chunks.c.chunks).where(
                 token_chunks.c.collection_id == found.id, token_chunks.c.token.in_(tokens)
@@ -404,16 +462,21 @@ class Catalog:
 
     # Inside a transaction
 
+    def lock(self, connection: sa.Connection, found: Collection) -> None:
+        """Take turns with others who flip or delete in a collection, until the transaction ends.
+
+        It orders flips of new documents, which have no row to lock yet, and keeps the counters
+        exact. Comes before locks of tasks and generations, or two would wait for each other. On
+        SQLite a write transaction is alone anyway.
+        """
+        row = sa.select(collections.c.id).where(collections.c.id == found.id)
+        connection.execute(row.with_for_update(key_share=True))
+
     def _lock_document(
         self, connection: sa.Connection, found: Collection, document_id: str
     ) -> sa.Row[Any] | None:
-        """The live row, locked on Postgres; SQLite's write transaction is alone anyway.
-
-        The collection's row is locked first: it orders flips of new documents, which have no row
-        to lock yet, and keeps the counters exact.
-        """
-        lock = sa.select(collections.c.id).where(collections.c.id == found.id).with_for_update()
-        connection.execute(lock)
+        """The live row of a document, in a collection that is locked."""
+        self.lock(connection, found)
         return connection.execute(
             sa.select(documents.c.generation).where(
                 documents.c.collection_id == found.id, documents.c.document_id == document_id
@@ -474,7 +537,7 @@ class Catalog:
             for token, count in sorted(_unpack(row.token_chunks).items())
         ]
         if rows:
-            insert = self._insert(token_chunks)
+            insert = self._database.insert(token_chunks)
             added = token_chunks.c.chunks + insert.excluded.chunks
             connection.execute(
                 insert.on_conflict_do_update(
@@ -482,88 +545,6 @@ class Catalog:
                 ),
                 rows,
             )
-
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        with _translated(), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        with _translated(), self._engine.connect() as plain:
-            connection = plain.execution_options(write=True)
-            with connection.begin():
-                yield connection
-
-
-def _engine(url: str) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise InvalidInput(
-            "RAG_DATABASE_URL is not a database URL.",
-            hint="Write it as postgresql+psycopg://user:password@host/database.",
-        ) from None
-    if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed)
-    try:
-        return sa.create_engine(parsed, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"The database driver {error.name} is not installed.",
-            hint='Run: pip install "ragstone[postgres]".',
-        ) from None
-
-
-def _sqlite_engine(url: sa.URL) -> sa.Engine:
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    # As many as threads of a service, so that none is opened and prepared for one question.
-    engine = sa.create_engine(
-        url, pool_size=CONNECTIONS, connect_args={"timeout": 30, "isolation_level": None}
-    )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
-        # FULL: a committed flip survives a power cut, not only a killed process.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # A writer takes its lock at once: a reader that turned writer half-way would deadlock.
-        write = connection.get_execution_options().get("write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
-
-
-def _migrate(connection: sa.Connection) -> None:
-    if connection.engine.name == "postgresql":
-        # Two services that start together must not both create the tables.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-    config = Config()
-    config.set_main_option("script_location", "rag:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Database errors that the user can do something about, in the words of `rag.errors`."""
-    try:
-        yield
-    except OperationalError as error:
-        cause = str(error.orig)
-        if "disk is full" in cause or "No space left" in cause:
-            raise StorageFull(
-                "The catalog cannot be written: the disk is full.",
-                hint="Free some space; nothing that was stored is lost.",
-            ) from error
-        raise StoreUnreachable(
-            f"The catalog's database does not answer: {cause.strip()}.",
-            hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
-        ) from error
 
 
 def _collection(connection: sa.Connection, scope: Scope, name: str) -> Collection:
@@ -575,7 +556,7 @@ def _collection(connection: sa.Connection, scope: Scope, name: str) -> Collectio
         row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise _no_collection(name)
-    return Collection(**_utc(row))
+    return Collection(**utc(row))
 
 
 def _no_collection(name: str) -> NotFound:
@@ -593,7 +574,7 @@ def _no_document(document_id: str, name: str) -> NotFound:
 
 
 def _live(found: Collection) -> sa.Select[Any]:
-    counts = ("text_hash", "chunks", "tokens", "pages", "characters", "warnings")
+    counts = ("text_hash", "parsed_hash", "chunks", "tokens", "pages", "characters", "warnings")
     return (
         sa.select(documents, *(generations.c[column] for column in counts))
         .join(generations, generations.c.id == documents.c.generation)
@@ -602,23 +583,45 @@ def _live(found: Collection) -> sa.Select[Any]:
 
 
 def _document(row: Mapping[Any, Any]) -> DocumentRecord:
-    fields = _utc(row)
+    fields = utc(row)
     fields["id"] = fields.pop("document_id")
     fields["warnings"] = tuple(fields["warnings"])
     del fields["collection_id"]
     return DocumentRecord(**fields)
 
 
-def _hashes(connection: sa.Connection, which: sa.ColumnElement[bool]) -> set[str]:
-    columns = (generations.c.content_hash, generations.c.text_hash)
+def _hashes(
+    connection: sa.Connection,
+    which: sa.ColumnElement[bool],
+    sent: sa.ColumnElement[bool] | None = None,
+) -> set[str]:
+    """Digests that some generations, and some tasks, refer to."""
+    columns = [generations.c[name] for name in _HASHES]
     rows = connection.execute(sa.select(*columns).where(which)).all()
-    return {value for row in rows for value in row if value}
+    found = {value for row in rows for value in row}
+    if sent is not None:
+        found.update(connection.execute(sa.select(tasks.c.content_hash).where(sent)).scalars())
+    return found - {""}
 
 
-def _unused(connection: sa.Connection, hashes: set[str]) -> list[str]:
-    """Those of the hashes that no generation refers to."""
+def _is_wanted() -> sa.ColumnElement[bool]:
+    """Whether a task that is not done will go on with a generation."""
+    return sa.exists().where(
+        tasks.c.generation == generations.c.id, tasks.c.state.in_(("queued", "running"))
+    )
+
+
+def _is_held() -> sa.ColumnElement[bool]:
+    """Whether somebody may still be writing a generation, though its task was cancelled."""
+    return sa.exists().where(
+        tasks.c.generation == generations.c.id, tasks.c.lease_until > datetime.now(UTC)
+    )
+
+
+def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:
+    """Those of the hashes that neither a generation nor a task refers to."""
     used: set[str] = set()
-    for column in (generations.c.content_hash, generations.c.text_hash):
+    for column in (*(generations.c[name] for name in _HASHES), tasks.c.content_hash):
         # In parts, because databases bound the number of parameters.
         for at in range(0, len(hashes), 500):
             part = sorted(hashes)[at : at + 500]
@@ -626,19 +629,14 @@ def _unused(connection: sa.Connection, hashes: set[str]) -> list[str]:
     return sorted(hashes - used)
 
 
+def _is_writing(connection: sa.Connection, generation: int) -> bool:
+    query = sa.select(generations.c.state).where(generations.c.id == generation)
+    return connection.execute(query).scalar_one_or_none() == "writing"
+
+
 def _mark_stale(connection: sa.Connection, ids: Sequence[int]) -> None:
     query = generations.update().where(generations.c.id.in_(ids))
     connection.execute(query.values(state="stale"))
-
-
-def _utc(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """SQLite forgets time zones; every time in the catalog is UTC."""
-    return {
-        str(key): value.replace(tzinfo=UTC)
-        if isinstance(value, datetime) and value.tzinfo is None
-        else value
-        for key, value in row.items()
-    }
 
 
 def _pack(counts: Mapping[int, int]) -> bytes:

@@ -92,10 +92,7 @@ def update(
 
 def drop(parts: Parts, scope: Scope, name: str) -> None:
     """Delete a collection with all that it holds. Raises NotFound."""
-    dropped, unused = parts.catalog.delete_collection(scope, name)
-    parts.store.drop(index_of(dropped))
-    for digest in unused:
-        parts.objects.delete(digest)
+    parts.store.drop(index_of(parts.catalog.delete_collection(scope, name)))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -170,7 +167,7 @@ def source_fingerprint(source: Source, content_hash: str) -> str:
         "title": source.title,
         "media_type": source.media_type,
         "metadata": dict(source.metadata),
-        "text": source.text is not None,
+        "text": source.is_text,
         "parser": PARSER,
         "splitter": SPLITTER,
     }

@@ -7,6 +7,7 @@ RagError
 │       ├── EmptyDocument
 │       ├── EncryptedDocument
 │       ├── MalformedDocument
+│       ├── ParseLimit        its parser took more time, memory or output than the settings allow
 │       ├── UnsupportedType
 │       └── NeedsOcr
 ├── NotFound                  no such collection, document, job
@@ -56,6 +57,10 @@ class EncryptedDocument(ParseError):
 
 class MalformedDocument(ParseError):
     """The bytes are not what their type says."""
+
+
+class ParseLimit(ParseError):
+    """Parsing took more time, memory or output than the settings allow."""
 
 
 class UnsupportedType(ParseError):

@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rag import parsed
 from rag.catalog import Collection, DocumentRecord, Revision
 from rag.collection import index_of, source_fingerprint
 from rag.errors import NotFound, RagError
 from rag.language import language_warning
 from rag.objects import digest
-from rag.parse import parse_document, text_document
+from rag.parse import text_document
 from rag.parts import Parts
 from rag.settings import Settings
 from rag.sources import Source, check_id, check_metadata
@@ -31,6 +32,25 @@ def ignore(_: Progress) -> None:
     """The progress that nobody watches."""
 
 
+class Keeper(Protocol):
+    """Who remembers how far a document is, so that an end at any point loses nothing of it."""
+
+    def generation(self) -> tuple[int, str, str] | None:
+        """(id, text hash, parsed hash) of what an earlier attempt was writing; None without one."""
+
+    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
+        """A new generation to write into."""
+
+    def stored(self) -> int:
+        """How many chunks of the generation are in the store already, and on its disk."""
+
+    def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """How far the document is."""
+
+    def flip(self, revision: Revision) -> DocumentReport:
+        """Make the generation the live one."""
+
+
 def read(source: Source, settings: Settings) -> bytes:
     """The source's bytes, its id and metadata checked. Raises InvalidInput, TooLarge, NotFound."""
     check_id(source.document_id)
@@ -39,57 +59,52 @@ def read(source: Source, settings: Settings) -> bytes:
 
 
 def unchanged(
-    parts: Parts, scope: Scope, found: Collection, source: Source, content: bytes
+    parts: Parts, scope: Scope, found: Collection, source: Source, content_hash: str
 ) -> DocumentReport | None:
     """The report of the document that was made from exactly the same, if it is there already."""
     try:
         record = parts.catalog.document(scope, found.name, source.document_id)
     except NotFound:
         return None
-    same = record.fingerprint == source_fingerprint(source, digest(content))
+    same = record.fingerprint == source_fingerprint(source, content_hash)
     return report_of(record, "unchanged") if same else None
 
 
-def parse(source: Source, content: bytes, settings: Settings) -> Document:
-    """The document of a source: a text is taken as it is, a file goes through its parser."""
-    if source.text is not None:
-        return text_document(source.text, title=source.title or "")
-    return parse_document(
+def parse(parts: Parts, source: Source, content: bytes) -> Document:
+    """The document of a source: a text is taken as it is, a file is parsed in a child process."""
+    if source.is_text:
+        text = content.decode("utf8", "surrogatepass")
+        return text_document(text, title=source.title or "")
+    return parts.parsers.parse(
         content,
         name=source.name,
         media_type=source.media_type,
         title=source.title,
-        max_chars=settings.max_text_chars,
+        max_chars=parts.settings.max_text_chars,
     )
 
 
-@contextmanager
-def generation(
-    parts: Parts,
-    scope: Scope,
-    found: Collection,
-    source: Source,
-    content: bytes,
-    document: Document,
-) -> Iterator[int]:
-    """A new generation with its original and text kept; whatever fails inside takes it away."""
-    text = document.text.encode("utf8")
-    opened = parts.catalog.begin_generation(
-        scope,
-        found.name,
-        source.document_id,
-        content_hash=digest(content),
-        text_hash=digest(text),
-    )
+def open_generation(parts: Parts, keeper: Keeper, document: Document) -> int:
+    """A generation for the document, its text and structure kept before anything is written."""
+    text, structure = document.text.encode("utf8"), parsed.pack(document)
+    opened = keeper.opened(text_hash=digest(text), parsed_hash=digest(structure))
+    parts.objects.put(text)
+    parts.objects.put(structure)
+    return opened
+
+
+def resume(parts: Parts, keeper: Keeper) -> tuple[int, Document] | None:
+    """The generation and document of an attempt that ended early, if they are whole."""
+    if (begun := keeper.generation()) is None:
+        return None
+    generation, text_hash, parsed_hash = begun
     try:
-        parts.objects.put(content)
-        parts.objects.put(text)
-        yield opened
-    except BaseException:
-        _abandon(parts, scope, found, opened)
-        raise
-    finally:
-        purge(parts, scope, found, source.document_id)
+        text, structure = parts.objects.get(text_hash), parts.objects.get(parsed_hash)
+    except NotFound:  # it ended between the generation's row and the last object
+        return None
+    if not parsed.is_current(structure):
+        return None
+    return generation, parsed.unpack(text, structure)
 
 
 def embed(
@@ -111,36 +126,33 @@ def store(
     chunks: Sequence[Chunk],
     vectors: NDArray[np.float32],
 ) -> None:
-    """Write the points of chunks; they stay invisible until their generation is live."""
+    """Write the points of chunks, onto the disk; invisible until their generation is live."""
     points = [
         Point(point_id(scope.tenant, found.id, chunk), chunk, vector)
         for chunk, vector in zip(chunks, vectors, strict=True)
     ]
     parts.store.upsert(scope, index_of(found), points)
+    parts.store.flush(index_of(found))
 
 
-def flip(
+def revision(
     parts: Parts,
-    scope: Scope,
-    found: Collection,
     source: Source,
-    content: bytes,
+    content_hash: str,
     document: Document,
     split: Split,
-    opened: int,
-) -> DocumentReport:
-    """Make the generation the live one, in one transaction, once its points are safe on disk."""
-    parts.store.flush(index_of(found))
-    replaces = bool(parts.catalog.live_generations(scope, found.name, [source.document_id]))
-    revision = Revision(
+    generation: int,
+) -> Revision:
+    """What the flip makes live."""
+    return Revision(
         document_id=source.document_id,
-        generation=opened,
+        generation=generation,
         source=source.origin,
         title=document.title,
         media_type=document.media_type,
         metadata=source.metadata,
-        content_hash=digest(content),
-        fingerprint=source_fingerprint(source, digest(content)),
+        content_hash=content_hash,
+        fingerprint=source_fingerprint(source, content_hash),
         chunks=len(split.chunks),
         tokens=sum(chunk.tokens for chunk in split.chunks),
         pages=len(document.pages),
@@ -148,25 +160,82 @@ def flip(
         warnings=_warnings(parts, document, split),
         token_chunks=split.token_chunks,
     )
-    parts.catalog.flip(scope, found.name, revision)
-    record = parts.catalog.document(scope, found.name, source.document_id)
-    return report_of(record, "replaced" if replaces else "ingested")
 
 
-def purge(parts: Parts, scope: Scope, found: Collection, document_id: str) -> None:
+def purge(parts: Parts, scope: Scope, collection: str, document_id: str) -> None:
     """Delete points and objects of generations that are no longer live.
 
-    They are invisible already; when the store does not answer, the next change of the document
-    tries again.
+    They are invisible already; when the store does not answer, the next sweep tries again.
     """
     try:
-        stale = parts.catalog.stale_generations(scope, found.name, document_id)
+        found = parts.catalog.collection(scope, collection)
+        stale = parts.catalog.stale_generations(scope, collection, document_id)
         if stale:
             parts.store.delete(scope, index_of(found), document_id, stale)
-            for name in parts.catalog.purged(scope, found.name, stale):
-                parts.objects.delete(name)
+            parts.store.flush(index_of(found))
+            parts.catalog.purged(scope, collection, stale)
     except RagError as error:
         log.warning("old points of %r are invisible but not deleted yet: %s", document_id, error)
+
+
+class Unjournaled:
+    """The keeper of a document whose caller waits for it: an attempt that ends early is undone."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        scope: Scope,
+        found: Collection,
+        source: Source,
+        content: bytes,
+        on_progress: OnProgress,
+    ) -> None:
+        self._parts, self._scope, self._found = parts, scope, found
+        self._source, self._content, self._on_progress = source, content, on_progress
+        self._opened: int | None = None
+
+    def __enter__(self) -> "Unjournaled":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        name, document_id = self._found.name, self._source.document_id
+        if kind is not None and self._opened is not None:
+            try:
+                self._parts.catalog.abandon(self._scope, name, self._opened)
+            except RagError as error:
+                log.warning("generation %d stays unfinished and invisible: %s", self._opened, error)
+        purge(self._parts, self._scope, name, document_id)
+
+    def generation(self) -> None:
+        """Nothing is left of earlier attempts."""
+
+    def stored(self) -> int:
+        """Nothing."""
+        return 0
+
+    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
+        """A new generation to write into."""
+        self._opened = self._parts.catalog.begin_generation(
+            self._scope,
+            self._found.name,
+            self._source.document_id,
+            content_hash=digest(self._content),
+            text_hash=text_hash,
+            parsed_hash=parsed_hash,
+        )
+        self._parts.objects.put(self._content)
+        return self._opened
+
+    def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Tell the caller."""
+        self._on_progress(Progress(self._source.name, stage, done, total))
+
+    def flip(self, revision: Revision) -> DocumentReport:
+        """Make the generation the live one, in one transaction."""
+        catalog, scope, name = self._parts.catalog, self._scope, self._found.name
+        replaces = bool(catalog.live_generations(scope, name, [revision.document_id]))
+        catalog.flip(scope, name, revision)
+        return report_of_revision(revision, "replaced" if replaces else "ingested")
 
 
 def report_of(record: DocumentRecord, status: str) -> DocumentReport:
@@ -184,6 +253,21 @@ def report_of(record: DocumentRecord, status: str) -> DocumentReport:
     )
 
 
+def report_of_revision(revision: Revision, status: str) -> DocumentReport:
+    """The report of a document that is just made live."""
+    return DocumentReport(
+        id=revision.document_id,
+        status=status,
+        source=revision.source,
+        title=revision.title,
+        chunks=revision.chunks,
+        tokens=revision.tokens,
+        pages=revision.pages,
+        characters=revision.characters,
+        warnings=revision.warnings,
+    )
+
+
 def failed(source: Source, error: RagError) -> DocumentReport:
     """The report of a document that could not be ingested."""
     return DocumentReport(
@@ -193,13 +277,6 @@ def failed(source: Source, error: RagError) -> DocumentReport:
         error=error.message,
         hint=error.hint,
     )
-
-
-def _abandon(parts: Parts, scope: Scope, found: Collection, opened: int) -> None:
-    try:
-        parts.catalog.abandon(scope, found.name, opened)
-    except RagError as error:
-        log.warning("generation %d stays unfinished and invisible: %s", opened, error)
 
 
 def _warnings(parts: Parts, document: Document, split: Split) -> tuple[str, ...]:

@@ -12,10 +12,12 @@ from rag import collection as shelf
 from rag import ingest as steps
 from rag import types as t
 from rag.answer import compose
+from rag.catalog import Collection
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import InvalidInput, NotFound
 from rag.generate import Request, refuse
+from rag.objects import digest
 from rag.pack import pack
 from rag.parts import Parts, open_parts
 from rag.question import check_question, check_search
@@ -165,27 +167,42 @@ class Orchestrator:
         on_progress: steps.OnProgress = steps.ignore,
     ) -> t.DocumentReport:
         """Ingest one document; until the flip, searches see what was there before."""
-        parts, scope, settings = self.parts, self.scope, self.parts.settings
+        parts, scope = self.parts, self.scope
         found = parts.catalog.collection(scope, collection)
         shelf.check_embedder(found, parts.embedder)
-        content = steps.read(source, settings)
-        if same := steps.unchanged(parts, scope, found, source, content):
+        content = steps.read(source, parts.settings)
+        if same := steps.unchanged(parts, scope, found, source, digest(content)):
             return same
-        on_progress(t.Progress(source.name, "parse"))
-        document = steps.parse(source, content, settings)
-        with steps.generation(parts, scope, found, source, content, document) as opened:
-            split = split_document(document, **shelf.split_options(parts, found, source, opened))
-            for chunks, vectors in steps.embed(parts, split.chunks):
-                steps.store(parts, scope, found, chunks, vectors)
-                done, total = chunks[-1].index + 1, len(split.chunks)
-                on_progress(t.Progress(source.name, "embed", done, total))
-            return steps.flip(parts, scope, found, source, content, document, split, opened)
+        with steps.Unjournaled(parts, scope, found, source, content, on_progress) as keeper:
+            return self.build(source, content, found, keeper)
+
+    def build(
+        self, source: Source, content: bytes, found: Collection, keeper: steps.Keeper
+    ) -> t.DocumentReport:
+        """From bytes to a live document, from where an earlier attempt ended."""
+        parts, scope = self.parts, self.scope
+        resumed = steps.resume(parts, keeper)
+        if resumed is None:
+            keeper.progress("parse")
+            document = steps.parse(parts, source, content)
+            generation = steps.open_generation(parts, keeper, document)
+        else:
+            generation, document = resumed
+        split = split_document(document, **shelf.split_options(parts, found, source, generation))
+        total = len(split.chunks)
+        for chunks, vectors in steps.embed(parts, split.chunks[keeper.stored() :]):
+            steps.store(parts, scope, found, chunks, vectors)
+            keeper.progress("embed", chunks[-1].index + 1, total)
+        made = steps.revision(parts, source, digest(content), document, split, generation)
+        return keeper.flip(made)
 
     def delete(self, document_id: str, *, collection: str = "default") -> None:
-        """Delete a document: gone from answers when this returns, and its points with it."""
-        found = self.parts.catalog.collection(self.scope, collection)
-        self.parts.catalog.delete_document(self.scope, collection, document_id)
-        steps.purge(self.parts, self.scope, found, document_id)
+        """Delete a document: gone from answers when this returns, and its points with it.
+
+        What was accepted of it before, and is not done yet, is cancelled.
+        """
+        self.parts.journal.delete_document(self.scope, collection, document_id)
+        steps.purge(self.parts, self.scope, collection, document_id)
 
     def text(self, document_id: str, *, collection: str = "default") -> str:
         """A document's parsed text: what the offsets of chunks and citations count in."""

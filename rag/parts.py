@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from rag.catalog import Catalog, Collection
+from rag.database import Database
 from rag.embed import Embedder, load_embedder
 from rag.generate import Generator, LanguageModelGenerator
+from rag.journal import Journal
 from rag.models.cpu import Cpu, PrecisionChoice
 from rag.models.crowd import Crowd
 from rag.models.encoders import Queueing
@@ -19,6 +21,7 @@ from rag.models.engine import Engines, Generation, open_causal_lm, open_cross_en
 from rag.models.load import resolve
 from rag.models.parity import Thresholds
 from rag.objects import ObjectStore
+from rag.parse.child import Limits, ParserPool
 from rag.quote import QuoteGenerator
 from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
 from rag.retrieve import LiveGenerations
@@ -43,7 +46,9 @@ class Parts:
     """Stores and lazily loaded models. Thread-safe."""
 
     settings: Settings
+    database: Database
     catalog: Catalog
+    journal: Journal
     store: VectorStore
     objects: ObjectStore
     _loaded: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +56,11 @@ class Parts:
     _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
     _crowd: Crowd = field(default_factory=Crowd, init=False)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process can work on the same data: the folder's lock sees to it."""
+        return self.settings.qdrant_url is None and self.settings.database_url is None
 
     @property
     def embedder(self) -> Embedder:
@@ -72,6 +82,11 @@ class Parts:
         """Late interaction over the embedder's token vectors, which needs nothing more."""
         return self._once("late interaction", self._load_late_interaction)
 
+    @property
+    def parsers(self) -> ParserPool:
+        """The child processes that parse files."""
+        return self._once("parsers", self._load_parsers)
+
     def frequencies(self, scope: Scope, collection: Collection) -> Frequencies:
         """Looks up in how many chunks of a collection tokens occur."""
         return partial(self.catalog.token_document_frequencies, scope, collection.name)
@@ -88,7 +103,7 @@ class Parts:
             self._models.clear()
             self._loaded.clear()
             self.store.close()
-            self.catalog.close()
+            self.database.close()
 
     def _once(self, name: str, load: Callable[[], _T]) -> _T:
         with self._guard:
@@ -102,6 +117,18 @@ class Parts:
     def _own(self, model: _C) -> _C:
         self._models.append(model)
         return model
+
+    def _load_parsers(self) -> ParserPool:
+        settings = self.settings
+        limits = Limits(
+            file_bytes=settings.max_file_bytes,
+            memory_mb=settings.parse_memory_mb,
+            cpu_seconds=settings.parse_cpu_seconds,
+            wall_seconds=settings.parse_wall_seconds,
+            output_mb=settings.parse_output_mb,
+            reuse=settings.parse_reuse,
+        )
+        return self._own(ParserPool(limits, processes=settings.parse_processes))
 
     def _load_embedder(self) -> Embedder:
         if url := self.settings.embedder_url:
@@ -189,11 +216,13 @@ def open_parts(settings: Settings) -> Parts:
     """Open catalog and stores. Raises StoreUnreachable, DataFolderBusy, StorageFull."""
     store = _open_store(settings)
     try:
-        catalog = Catalog.open(settings.catalog_url)
+        database = Database.open(settings.catalog_url)
     except BaseException:
         store.close()
         raise
-    return Parts(settings, catalog, store, ObjectStore(settings.data / "objects"))
+    objects = ObjectStore(settings.data / "objects")
+    catalog = Catalog(database, drop_object=objects.delete)
+    return Parts(settings, database, catalog, Journal(database, catalog), store, objects)
 
 
 def _open_store(settings: Settings) -> VectorStore:

@@ -34,9 +34,11 @@ def retrieve(
 
     `vector` is the question's, float32 (dim,); not needed for mode `bm25`. `live` maps document
     ids to their live generations: a point of any other generation is a leftover and is dropped,
-    and the store asked for more when that leaves too few.
+    and the store asked for more when that leaves too few. A document that was replaced between the
+    search and that look-up has only leftovers among what was found: the store is asked again.
     """
     ask = limit
+    known: set[tuple[str, int]] = set()
     for _ in range(MAX_ROUNDS):
         dense, bm25 = store.search(
             scope,
@@ -46,14 +48,19 @@ def retrieve(
             conditions=conditions,
             limit=ask,
         )
-        rankings, stale = _live_only((dense, bm25), live)
+        generations = live(sorted({found.chunk.document_id for found in (*dense, *bm25)}))
+        rankings = [_live_only(ranking, generations) for ranking in (dense, bm25)]
+        kept = {(f.chunk.document_id, f.chunk.generation) for some in rankings for f in some}
+        replaced = set(generations.items()) - kept
         full = all(
-            len(kept) >= limit or len(found) < ask
-            for kept, found in zip(rankings, (dense, bm25), strict=True)
+            len(some) >= limit or len(found) < ask
+            for some, found in zip(rankings, (dense, bm25), strict=True)
         )
-        if full:
+        if full and replaced <= known:
             break
-        ask *= 2
+        known |= replaced  # asked for once more at most: the better leftover may not be purged yet
+        ask = ask if full else ask * 2
+    stale = len({f.id for f in (*dense, *bm25)}) - len({f.id for some in rankings for f in some})
     cuts = [Cut(f"{stale} points", "their generation is not the live one")] if stale else []
     return fuse_found(rankings[0][:limit], rankings[1][:limit], fusion), cuts
 
@@ -84,15 +91,5 @@ def _fuse(rankings: Sequence[Ranking], fusion: FusionName) -> list[tuple[str, fl
     return dbsf(rankings)
 
 
-def _live_only(
-    rankings: Sequence[list[Found]], live: LiveGenerations
-) -> tuple[list[list[Found]], int]:
-    ids = sorted({found.chunk.document_id for ranking in rankings for found in ranking})
-    generations = live(ids)
-    kept = [
-        [f for f in ranking if generations.get(f.chunk.document_id) == f.chunk.generation]
-        for ranking in rankings
-    ]
-    before = {found.id for ranking in rankings for found in ranking}
-    after = {found.id for ranking in kept for found in ranking}
-    return kept, len(before - after)
+def _live_only(ranking: Sequence[Found], generations: Mapping[str, int]) -> list[Found]:
+    return [f for f in ranking if generations.get(f.chunk.document_id) == f.chunk.generation]

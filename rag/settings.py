@@ -112,7 +112,18 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(10_000_000, ge=1)
     max_documents: int = Field(1000, ge=1)  # in one request
     max_metadata_bytes: int = Field(16_384, ge=0)
-    ingest_queue: int = Field(64, ge=1)  # accepted uploads that wait for their turn
+    parse_processes: int = Field(2, ge=1, le=256)  # files are parsed in as many child processes
+    parse_reuse: int = Field(100, ge=1)  # files that each of them parses, then a new one takes over
+    parse_memory_mb: int = Field(1024, ge=256, le=1_048_576)  # address space of each
+    parse_cpu_seconds: int = Field(120, ge=1, le=86_400)  # for one file
+    parse_wall_seconds: float = Field(300.0, gt=0, le=86_400)
+    parse_output_mb: int = Field(64, ge=1, le=4096)  # one file's text and headings
+    ingest_queue: int = Field(1000, ge=1)  # accepted uploads that are not done; more get 429
+    ingest_threads: int = Field(2, ge=1, le=64)  # documents at work at once, of a collection too
+    ingest_retries: int = Field(20, ge=0)  # when the store, the disk or a model server fails
+    ingest_retry_seconds: float = Field(60.0, ge=0)  # the longest pause before one
+    ingest_orphan_hours: float = Field(24.0, gt=0)  # then what a dead process began is purged
+    jobs_kept_days: float = Field(7.0, gt=0)  # ended jobs, and the bytes to try failed ones again
 
     # Ask.
     fusion: FusionName = "dbsf"

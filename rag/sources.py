@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,11 @@ class Source:
     path: Path | None = None
     content: bytes | None = None
     text: str | None = None
+    is_text: bool = False  # the bytes are a `text`
+
+    def __post_init__(self) -> None:
+        if self.text is not None:
+            object.__setattr__(self, "is_text", True)
 
     @property
     def document_id(self) -> str:
@@ -46,7 +52,7 @@ class Source:
         else:
             data = _read(self.path or Path(self.origin), limit)
         if len(data) > limit:
-            raise _too_large(self.name, len(data), limit)
+            raise too_large(self.name, len(data), limit)
         return data
 
 
@@ -63,7 +69,7 @@ def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> It
     """
     for given in paths:
         path = Path(given)
-        if not path.exists():
+        if not _exists(path):
             raise NotFound(f"There is no file or folder {str(path)!r}.", hint="Check the path.")
         files = sorted(_below(path)) if path.is_dir() else [path]
         for file in files:
@@ -99,6 +105,19 @@ def check_id(document_id: str) -> None:
         )
 
 
+def file_size(path: Path, limit: int) -> int:
+    """Bytes of a file. Raises TooLarge above `limit`, NotFound for what is no readable file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):  # a device or a pipe might never end
+        raise NotFound(f"{path} cannot be read: it is not a file.")
+    if found.st_size > limit:
+        raise too_large(path.name, found.st_size, limit)
+    return found.st_size
+
+
 def _as_text(name: str) -> str:
     """A file name whose bytes are no UTF-8, as on old disks, in a form that a database takes."""
     return name.encode("utf8", "surrogateescape").decode("utf8", "backslashreplace")
@@ -111,16 +130,27 @@ def _below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _exists(path: Path) -> bool:
     try:
-        if (size := path.stat().st_size) > limit:
-            raise _too_large(path.name, size, limit)
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that may not be searched
+        return False
+
+
+def _read(path: Path, limit: int) -> bytes:
+    file_size(path, limit)
+    try:
         return path.read_bytes()
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
-def _too_large(name: str, size: int, limit: int) -> TooLarge:
+def _unreadable(path: Path, error: OSError | ValueError) -> NotFound:
+    return NotFound(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.")
+
+
+def too_large(name: str, size: int, limit: int) -> TooLarge:
+    """The error for a file above the limit; both are bytes."""
     return TooLarge(
         f"{name} has {size / 2**20:.1f} MB, the limit is {limit / 2**20:.1f} MB.",
         hint="Split it, or raise RAG_MAX_FILE_BYTES.",

@@ -69,7 +69,8 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The chat service alone."""
-    return build("Ragstone chat", [router, azureml.router], settings, orchestrator)
+    routers = [router, azureml.router]
+    return build("Ragstone chat", routers, settings, orchestrator, ingests=False)
 
 
 @router.post("/search", response_model=SearchResponse)

@@ -1,4 +1,4 @@
-"""The command line: `rag demo`, `ingest`, `ask`, `search`, `ls`, `rm`, `serve`, `doctor`, `models`.
+"""The command line: `rag demo`, `ingest`, `ask`, `search`, `ls`, `rm`, `fsck`, `serve`, and more.
 
 Results go to standard output, everything else to standard error. Errors are one line and a hint.
 """
@@ -230,6 +230,34 @@ def rm(
             shelf.drop(rag.parts, rag.scope, collection)
         for document in documents or []:
             rag.delete(document, collection=collection)
+
+
+@app.command()
+def fsck(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    data: Data = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare catalog, object store and vectors with one another, both ways."""
+    from rag.fsck import examine
+
+    rows = []
+    with opened(data, profile) as rag:
+        for finding in list(examine(rag.parts)):
+            outcome = "found"
+            if repair and finding.repair is not None:
+                finding.repair()
+                outcome = "repaired"
+            rows.append({"kind": finding.kind, "what": finding.what, "outcome": outcome})
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            out.print(f"{row['outcome']:8} {row['kind']}: {escape(row['what'])}")
+        out.print(f"{len(rows)} findings." if rows else "Everything fits.")
+    if any(row["outcome"] == "found" for row in rows):
+        raise typer.Exit(FAILED)
 
 
 @app.command()

@@ -4,16 +4,17 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, FastAPI, Query, Request
-from starlette.responses import PlainTextResponse, Response
+from fastapi import APIRouter, Body, FastAPI, Header, Query, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from rag import collection as shelf
 from rag.errors import NotFound
+from rag.journal import Job
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
 from rag.sources import check_id
 from services import uploads
-from services.jobs import Job
+from services.job_events import job_events
 from services.schemas import (
     CollectionChanges,
     CollectionList,
@@ -23,6 +24,7 @@ from services.schemas import (
     DocumentList,
     DocumentOut,
     DocumentsResponse,
+    JobList,
     JobResponse,
     ReportOut,
 )
@@ -46,6 +48,11 @@ _COLLECTIONS: dict[str, Any] = {
 _CHANGES: dict[str, Any] = {
     "fusion": {"summary": "Fuse another way", "value": {"settings": {"fusion": "rrf"}}},
     "language": {"summary": "Answer in English", "value": {"answer_language": "English"}},
+}
+
+_EVENTS = {
+    "description": "`job` at every change, `end` with the last state.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 
 
@@ -72,36 +79,97 @@ async def add_documents(
     response: Response,
     service: Running,
     wait: Annotated[bool, Query(description="Answer when the documents are searchable.")] = False,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            max_length=255,
+            description="The same key again answers with the same job and does nothing more.",
+        ),
+    ] = None,
 ) -> DocumentsResponse:
     """Ingest texts (JSON) or files (multipart).
 
-    The answer comes at once, and GET /v1/jobs/{job_id} says how it goes on; with `wait` it comes
-    when the documents are searchable. A document that fails does not stop the others; a single
-    one that fails while waited for is an error. The collection `default` is made on first use.
+    The answer comes when all is on the disk: nothing is lost from then on, whatever happens to the
+    service, and GET /v1/jobs/{job_id} says how it goes on. With `wait` it comes when the documents
+    are searchable. A document that fails does not stop the others; a single one that fails while
+    waited for is an error. The collection `default` is made on first use.
     """
     collection, sent = await uploads.read(request, service.parts.settings)
     try:
         await service.calls.run(partial(_check_collection, service, collection))
-        job = service.queue.submit(collection, sent)
-    except BaseException:
+        submit = partial(service.ingestor.submit, service.scope, collection, sent, key=key)
+        job = await service.calls.run(submit)
+    finally:
         uploads.close(sent)
-        raise
     if wait:
+        ended = await service.calls.run(partial(service.ingestor.ended, job.id))
         # Shielded: when the client goes away, the documents are ingested all the same.
-        await asyncio.shield(asyncio.wrap_future(job.ended))
-        if len(job.reports) == len(job.errors) == 1:
-            raise job.errors[0]
+        await asyncio.shield(asyncio.wrap_future(ended))
+        job = await service.calls.run(partial(_job, service, job.id))
+        if len(job.tasks) == 1 and (failure := job.tasks[0].error):
+            raise failure.as_error()
         response.status_code = 200
-    return DocumentsResponse(documents=_reports(job), job_id=job.id)
+    return DocumentsResponse(documents=ReportOut.of_job(job), job_id=job.id)
+
+
+# Jobs
+
+
+@router.get("/jobs")
+async def list_jobs(
+    service: Running,
+    collection: Annotated[CollectionName | None, Query()] = None,
+    before: Annotated[str, Query(description="The `next` of the page before.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> JobList:
+    """Ingest jobs, newest first."""
+    call = partial(
+        service.parts.journal.list_jobs,
+        service.scope,
+        collection=collection,
+        before=before,
+        limit=limit + 1,
+    )
+    found = await service.calls.run(call)
+    page = [JobResponse.of(job) for job in found[:limit]]
+    return JobList(jobs=page, next=page[-1].job_id if len(found) > limit else None)
 
 
 @router.get("/jobs/{job_id}", response_model_exclude_none=True)
 async def get_job(job_id: str, service: Running) -> JobResponse:
-    """How an ingest job is going. Finished ones are kept for a while."""
-    job = service.queue.job(job_id)
-    return JobResponse(
-        job_id=job.id, collection=job.collection, state=job.state, documents=_reports(job)
+    """How an ingest job is going. Ended ones are kept for a week, unless the settings say else."""
+    return JobResponse.of(await service.calls.run(partial(_job, service, job_id)))
+
+
+@router.get("/jobs/{job_id}/events", response_class=StreamingResponse, responses={200: _EVENTS})
+async def follow_job(job_id: str, service: Running) -> StreamingResponse:
+    """The job as server-sent events, one at every change, until it has ended."""
+    look = partial(service.calls.run, partial(_job, service, job_id))
+    begun = await look()  # an unknown job is a 404 and no stream
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(
+        job_events(begun, look), media_type="text/event-stream", headers=headers
     )
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202, response_model_exclude_none=True)
+async def retry_job(job_id: str, service: Running) -> JobResponse:
+    """Try a job's failed and cancelled documents again."""
+    retry = partial(service.parts.journal.retry, service.scope, job_id)
+    found = await service.calls.run(retry)
+    service.ingestor.wake()
+    return JobResponse.of(found)
+
+
+@router.post("/jobs/{job_id}/cancel", response_model_exclude_none=True)
+async def cancel_job(job_id: str, service: Running) -> JobResponse:
+    """Cancel the documents of a job that are not done, the one at work included."""
+    cancel = partial(service.parts.journal.cancel, service.scope, job_id)
+    return JobResponse.of(await service.calls.run(cancel))
+
+
+# Documents, one by one
 
 
 @router.get("/documents")
@@ -239,8 +307,8 @@ def _text(service: Service, collection: str, document_id: str) -> str | Document
     return service.parts.objects.get(record.text_hash).decode("utf8")
 
 
-def _reports(job: Job) -> list[ReportOut]:
-    return [ReportOut.of(report) for report in job.reports]
+def _job(service: Service, job_id: str) -> Job:
+    return service.parts.journal.job(service.scope, job_id)
 
 
 if __name__ == "__main__":

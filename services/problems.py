@@ -41,6 +41,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     e.EmptyDocument: Kind(422, "/problems/empty-document", "The document holds no text"),
     e.EncryptedDocument: Kind(422, "/problems/encrypted-document", "The document has a password"),
     e.MalformedDocument: Kind(422, "/problems/malformed-document", "The document is damaged"),
+    e.ParseLimit: Kind(422, "/problems/parse-limit", "The document takes too much to read"),
     e.UnsupportedType: Kind(415, "/problems/unsupported-type", "No parser reads this type"),
     e.NeedsOcr: Kind(422, "/problems/needs-ocr", "The document's pages are pictures"),
     e.InvalidInput: Kind(422, "/problems/invalid-input", "The request is wrong"),

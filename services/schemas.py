@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from rag import types as t
 from rag.catalog import Collection, DocumentRecord
+from rag.journal import Job, Task
 from rag.retrieve import Mode
 from rag.sampling import Sampling
 from rag.settings import FusionName
@@ -292,14 +293,18 @@ class UploadFields(Asked):
 
 
 class ReportOut(Wire):
-    """What ingesting did with one document.
+    """What ingesting did with one document, or how far it is.
 
-    `status` is queued or running, then ingested, replaced, unchanged or failed; a failed one says
-    why in `error` and what to do in `hint`.
+    `status` is queued or running, then ingested, replaced, unchanged, failed or cancelled. `error`
+    says why it failed, or, while it is queued, why it has to be tried again; `hint` what to do.
     """
 
     id: str
     status: str
+    stage: str | None = None
+    done: int | None = Field(None, description="Chunks that are stored.")
+    total: int | None = Field(None, description="Chunks in all; 0 before it is split.")
+    retries: int | None = None
     chunks: int
     tokens: int
     warnings: list[str]
@@ -307,17 +312,28 @@ class ReportOut(Wire):
     hint: str | None = None
 
     @classmethod
-    def of(cls, report: t.DocumentReport) -> Self:
+    def of(cls, task: Task) -> Self:
         """From the value inside."""
+        report = task.report or t.DocumentReport(task.document_id, task.state)
+        under_way = task.state in ("queued", "running")
         return cls(
             id=report.id,
             status=report.status,
+            stage=(task.stage or None) if under_way else None,
+            done=task.done if under_way else None,
+            total=task.total if under_way else None,
+            retries=task.retries or None,
             chunks=report.chunks,
             tokens=report.tokens,
             warnings=list(report.warnings),
-            error=report.error or None,
-            hint=report.hint or None,
+            error=task.error.message if task.error else None,
+            hint=(task.error.hint or None) if task.error else None,
         )
+
+    @classmethod
+    def of_job(cls, job: Job) -> list[Self]:
+        """A report for each document, in the order in which they were sent."""
+        return [cls.of(task) for task in job.tasks]
 
 
 class DocumentsResponse(Wire):
@@ -332,8 +348,27 @@ class JobResponse(Wire):
 
     job_id: str
     collection: str
-    state: Literal["queued", "running", "done", "failed"]
+    state: Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
+    created_at: datetime
     documents: list[ReportOut]
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        """From the value inside."""
+        return cls(
+            job_id=job.id,
+            collection=job.collection,
+            state=job.state,
+            created_at=job.created_at,
+            documents=ReportOut.of_job(job),
+        )
+
+
+class JobList(Wire):
+    """A page of jobs, newest first; `next` is the `before` of the next page, null on the last."""
+
+    jobs: list[JobResponse]
+    next: str | None = None
 
 
 class DocumentOut(Wire):

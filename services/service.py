@@ -17,12 +17,12 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.responses import Response
 
 from rag.errors import RagError
+from rag.jobs import Ingestor
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.settings import Settings, load_settings
 from rag.types import Scope
 from services import problems
-from services.jobs import IngestQueue
 from services.limits import BodyLimit, body_limit
 from services.pauses import shorten_pauses
 from services.schemas import Wire
@@ -44,7 +44,7 @@ class Service:
     answers: Pool
     calls: Pool
     probes: Pool
-    queue: IngestQueue
+    ingestor: Ingestor
     warm_up: WarmUp | None
 
     @property
@@ -74,8 +74,11 @@ def build(
     orchestrator: Orchestrator | None = None,
     *,
     models: Sequence[ModelName] = ALL_MODELS,
+    ingests: bool = True,
 ) -> FastAPI:
     """An application of these routers, which need these models.
+
+    With `ingests` it works on the documents that were accepted, here or by other services.
 
     Its lifespan opens the Orchestrator of `settings` and closes it again; one that is given stays
     its giver's to close.
@@ -86,7 +89,9 @@ def build(
     app = FastAPI(
         title=title,
         version=VERSION,
-        lifespan=partial(_lifespan, settings=settings, given=orchestrator, models=models),
+        lifespan=partial(
+            _lifespan, settings=settings, given=orchestrator, models=models, ingests=ingests
+        ),
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
@@ -124,8 +129,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with ingestion told first: what waits for a document must not use up the time that
-    answers have to end in.
+    """uvicorn, with ingestion told first: it puts back what is at work, and the time that is left
+    is for answers to end in.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
@@ -135,16 +140,20 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking connections, let requests end, then the lifespan."""
         service: Service = self._app.state.service
-        await to_thread.run_sync(service.queue.stop)
+        await to_thread.run_sync(service.ingestor.close)
         await super().shutdown(sockets)
 
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, given: Orchestrator | None, models: Sequence[ModelName]
+    app: FastAPI,
+    settings: Settings,
+    given: Orchestrator | None,
+    models: Sequence[ModelName],
+    ingests: bool,
 ) -> AsyncIterator[None]:
     orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
-    queue = IngestQueue(orchestrator, waiting=settings.ingest_queue)
+    ingestor = Ingestor(orchestrator)
     warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
     calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
@@ -153,15 +162,17 @@ async def _lifespan(
         answers=answers,
         calls=calls,
         probes=Pool(2, waiting=16),
-        queue=queue,
+        ingestor=ingestor,
         warm_up=warm_up,
     )
+    if ingests:
+        await to_thread.run_sync(ingestor.start)
     try:
         yield
     finally:
         if warm_up is not None:
             await to_thread.run_sync(warm_up.close)
-        await to_thread.run_sync(queue.close)
+        await to_thread.run_sync(ingestor.close)
         # Requests that were cut off end only now; models and stores stay until they have.
         await answers.drain()
         await calls.drain()

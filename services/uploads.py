@@ -14,9 +14,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from rag.errors import InvalidInput, TooLarge
+from rag.jobs import Upload
 from rag.settings import Settings
 from rag.sources import Source, check_id, check_metadata, derived_id
-from services.jobs import Upload
 from services.limits import FORM_BYTES
 from services.problems import MalformedBody, is_json
 from services.schemas import DocumentIn, DocumentsRequest, UploadFields

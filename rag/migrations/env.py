@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from rag.catalog import schema
+from rag.tables import schema
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=schema, render_as_batch=True)

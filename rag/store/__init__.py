@@ -4,6 +4,7 @@ Both hold the same points and rank alike: cosine over the dense vectors, and BM2
 vector with Qdrant's IDF modifier, its term weights computed here by the same class for both.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,10 @@ from rag.types import Chunk, Scope
 DENSE = "dense"
 BM25 = "bm25"
 KEYWORDS = ("tenant", "document_id", "source")
+PREFIX = "ragstone_"  # of every physical name
 INTEGERS = ("generation", "page")
+
+SCROLL = 1000  # points that are read at once
 
 _POINT_IDS = UUID("6f1c58ab-3f0c-4d0e-9a55-0d6f7a8f5b61")
 
@@ -87,6 +91,15 @@ class VectorStore(Protocol):
 
     def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
         """How many points there are, of all generations."""
+
+    def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
+        """How many points there are of each (document, generation). Reads all of them."""
+
+    def physical_names(self) -> list[str]:
+        """The collections that are there, by their physical names."""
+
+    def drop_physical(self, physical: str) -> None:
+        """Remove a collection that nothing else is known of."""
 
     def ping(self) -> None:
         """Raise StoreUnreachable when the store does not answer."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,8 @@ from rag.store import (
     DENSE,
     INTEGERS,
     KEYWORDS,
+    PREFIX,
+    SCROLL,
     Found,
     Index,
     Point,
@@ -156,6 +159,30 @@ class EdgeStore:
         only = [AnyOf("document_id", (document_id,))] if document_id is not None else []
         request = qe.CountRequest(exact=True, filter=_filter(scope, only))
         return self._shard(index).count(request)
+
+    def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
+        """How many points there are of each (document, generation). Reads all of them."""
+        shard, where, found = self._shard(index), _filter(scope, []), Counter[tuple[str, int]]()
+        wanted = qe.PayloadSelector.Include(["document_id", "generation"])
+        offset: Any = None
+        while True:
+            request = qe.ScrollRequest(
+                offset=offset, limit=SCROLL, filter=where, with_payload=wanted
+            )
+            with self._searching:
+                records, offset = shard.scroll(request)
+            payloads = [record.payload or {} for record in records]
+            found.update((one["document_id"], one["generation"]) for one in payloads)
+            if offset is None:
+                return found
+
+    def physical_names(self) -> list[str]:
+        """The collections that are there, by their physical names."""
+        return [path.name for path in self._folder.glob(f"{PREFIX}*") if path.suffix != ".new"]
+
+    def drop_physical(self, physical: str) -> None:
+        """Remove a collection that nothing else is known of."""
+        self.drop(Index(physical, dim=0))
 
     def ping(self) -> None:
         """Raise StorageFull when there is no room to write."""

@@ -1,5 +1,6 @@
 """A Qdrant server or cluster through qdrant-client, over REST or gRPC."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from rag.store import (
     DENSE,
     INTEGERS,
     KEYWORDS,
+    PREFIX,
+    SCROLL,
     Found,
     Index,
     Point,
@@ -123,6 +126,33 @@ class ServerStore:
         with self._reached():
             where = _filter(scope, only)
             return self._client.count(index.physical, count_filter=where, exact=True).count
+
+    def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
+        """How many points there are of each (document, generation). Reads all of them."""
+        where, found, offset = _filter(scope, []), Counter[tuple[str, int]](), None
+        while True:
+            with self._reached():
+                records, offset = self._client.scroll(
+                    index.physical,
+                    scroll_filter=where,
+                    limit=SCROLL,
+                    offset=offset,
+                    with_payload=["document_id", "generation"],
+                )
+            payloads = [record.payload or {} for record in records]
+            found.update((one["document_id"], one["generation"]) for one in payloads)
+            if offset is None:
+                return found
+
+    def physical_names(self) -> list[str]:
+        """The collections that are there, by their physical names."""
+        with self._reached():
+            there = self._client.get_collections().collections
+        return [one.name for one in there if one.name.startswith(PREFIX)]
+
+    def drop_physical(self, physical: str) -> None:
+        """Remove a collection that nothing else is known of."""
+        self.drop(Index(physical, dim=0))
 
     def ping(self) -> None:
         """Raise StoreUnreachable when the server does not answer."""

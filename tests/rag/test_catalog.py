@@ -11,8 +11,10 @@ from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.catalog import Catalog, Revision, schema
+from rag.catalog import Catalog, Revision
+from rag.database import Database
 from rag.errors import Conflict, InvalidInput, NotFound, StoreUnreachable
+from rag.tables import schema
 from rag.types import Scope
 
 MINE = Scope("mine")
@@ -27,27 +29,30 @@ def catalog(request, tmp_path):
     if request.param == "postgres" and POSTGRES is None:
         pytest.skip("RAG_TEST_DATABASE_URL names no Postgres database")
     url = POSTGRES if request.param == "postgres" else f"sqlite:///{tmp_path / 'catalog.sqlite'}"
-    opened = Catalog.open(url)
+    database = Database.open(url)
+    opened = Catalog(database)
+    opened.dropped = []
+    opened._drop_object = opened.dropped.append
     opened.create_collection(MINE, "docs", {"dim": 4})
     yield opened
     for scope in (MINE, Scope("theirs")):
         for left in opened.collections(scope):
             opened.delete_collection(scope, left.name)
-    opened.close()
+    database.close()
 
 
 @pytest.mark.skipif(POSTGRES is None, reason="RAG_TEST_DATABASE_URL names no Postgres database")
 def test_services_that_start_together_make_the_tables_once():
     with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(lambda _: Catalog.open(POSTGRES), range(4)))
+        opened = list(pool.map(lambda _: Database.open(POSTGRES), range(4)))
     for one in opened:
-        assert one.collections(MINE) == []
+        assert Catalog(one).collections(MINE) == []
         one.close()
 
 
 def begin(catalog: Catalog, document: str = "d", content: str = "c1") -> int:
     return catalog.begin_generation(
-        MINE, "docs", document, content_hash=content, text_hash=f"text of {content}"
+        MINE, "docs", document, content_hash=content, text_hash=f"text of {content}", parsed_hash=""
     )
 
 
@@ -72,7 +77,7 @@ def flip(catalog: Catalog, generation: int, document: str = "d", **changes) -> b
 
 
 def test_the_migrations_make_the_schema_that_the_code_uses(catalog):
-    with catalog._read() as connection:
+    with catalog._database.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema) == []
 
 
@@ -85,7 +90,8 @@ def test_a_generation_is_invisible_until_the_flip(catalog):
     assert flip(catalog, second, content_hash="c2")
     assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": second}
     assert catalog.stale_generations(MINE, "docs", "d") == [first]
-    assert catalog.purged(MINE, "docs", [first]) == ["c1", "text of c1"]
+    catalog.purged(MINE, "docs", [first])
+    assert catalog.dropped == ["c1", "text of c1"]
     assert catalog.stale_generations(MINE, "docs", "d") == []
 
 
@@ -102,7 +108,8 @@ def test_hashes_still_in_use_are_not_given_up(catalog):
     flip(catalog, first)
     flip(catalog, other, document="same content")
     catalog.delete_document(MINE, "docs", "d")
-    assert catalog.purged(MINE, "docs", [first]) == []
+    catalog.purged(MINE, "docs", [first])
+    assert catalog.dropped == []
 
 
 def test_a_generation_id_is_never_used_again(catalog):
@@ -147,8 +154,8 @@ def test_pages_of_documents(catalog):
 
 def test_deleting_a_collection_gives_up_its_objects(catalog):
     flip(catalog, begin(catalog))
-    _, unused = catalog.delete_collection(MINE, "docs")
-    assert unused == ["c1", "text of c1"]
+    catalog.delete_collection(MINE, "docs")
+    assert catalog.dropped == ["c1", "text of c1"]
     assert catalog.collections(MINE) == []
 
 
@@ -170,7 +177,8 @@ STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.none() | TOKENS), max_size
 def test_token_frequencies_are_those_of_the_live_documents(tmp_path_factory, steps):
     """Whatever is written, replaced (tokens) and deleted (None), the counts are the live sums."""
     path = tmp_path_factory.mktemp("model") / "catalog.sqlite"
-    catalog = Catalog.open(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}")
+    catalog = Catalog(database)
     catalog.create_collection(MINE, "docs", {})
     live: dict[str, dict[int, int]] = {}
     for document, tokens in steps:
@@ -183,7 +191,7 @@ def test_token_frequencies_are_those_of_the_live_documents(tmp_path_factory, ste
     counts, chunks = catalog.token_document_frequencies(MINE, "docs", range(6))
     assert {token: count for token, count in counts.items() if count} == dict(expected)
     assert chunks == 3 * len(live)
-    catalog.close()
+    database.close()
 
 
 def frequencies(catalog, *tokens):
@@ -236,11 +244,13 @@ def test_an_abandoned_generation_is_stale_but_never_a_live_one(catalog):
 def test_a_purge_leaves_what_is_live_or_being_written(catalog):
     live = begin(catalog)
     flip(catalog, live)
-    assert catalog.purged(MINE, "docs", [live]) == []
+    catalog.purged(MINE, "docs", [live])
+    assert catalog.dropped == []
     assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": live}
     begin(catalog, "other", content="c1")  # is about to need the same objects
     catalog.delete_document(MINE, "docs", "d")
-    assert catalog.purged(MINE, "docs", [live]) == []
+    catalog.purged(MINE, "docs", [live])
+    assert catalog.dropped == []
 
 
 def test_every_call_is_within_its_scope(catalog):
@@ -265,8 +275,9 @@ def test_every_call_is_within_its_scope(catalog):
         for name, more in calls.items():
             with pytest.raises(NotFound, match="no collection 'docs'"):
                 getattr(catalog, name)(scope, "docs", *more)
+        hashes = {"content_hash": "c", "text_hash": "t", "parsed_hash": ""}
         with pytest.raises(NotFound):
-            catalog.begin_generation(scope, "docs", "d", content_hash="c", text_hash="t")
+            catalog.begin_generation(scope, "docs", "d", **hashes)
     assert catalog.live_generations(MINE, "docs", ["d"]) == {"d": live}
 
 
@@ -277,16 +288,16 @@ def test_generations_of_another_tenant_are_out_of_reach(catalog):
     catalog.abandon(THEIRS, "docs", writing)
     assert catalog.stale_generations(MINE, "docs", "d") == []
     catalog.abandon(MINE, "docs", writing)
-    assert catalog.purged(THEIRS, "docs", [writing]) == []
+    catalog.purged(THEIRS, "docs", [writing])
     assert catalog.stale_generations(MINE, "docs", "d") == [writing]
 
 
 def test_a_database_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(StoreUnreachable, match="does not answer"):
-        Catalog.open(f"sqlite:///{tmp_path}")  # a folder
+        Database.open(f"sqlite:///{tmp_path}")  # a folder
 
 
 def test_an_address_that_is_none_is_refused_without_repeating_it():
     with pytest.raises(InvalidInput) as raised:
-        Catalog.open("hunter2")
+        Database.open("hunter2")
     assert "hunter2" not in str(raised.value)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -47,8 +48,10 @@ def test_a_source_above_the_limit_is_refused(tmp_path):
         assert "RAG_MAX_FILE_BYTES" in raised.value.hint
 
 
-def test_a_file_that_is_gone_is_not_found(tmp_path):
-    for path in (tmp_path / "gone.txt", tmp_path):
+def test_what_is_no_readable_file_is_not_found(tmp_path):
+    device = Path("/dev/zero")  # would never end
+    too_long = tmp_path / ("a" * 5000)
+    for path in (tmp_path / "gone.txt", tmp_path, device, too_long, Path("a\x00b")):
         with pytest.raises(NotFound, match="cannot be read"):
             Source("a", "o", path=path).read(2**20)
 

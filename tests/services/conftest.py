@@ -21,6 +21,18 @@ def parts(tmp_path_factory) -> Iterator[Parts]:
     opened.close()
 
 
+@pytest.fixture
+def own_parts(tmp_path, parts) -> Iterator[Parts]:
+    """Stores of one's own, on which nobody else works, with the models that are loaded."""
+    settings = parts.settings.model_copy(update={"data": tmp_path / "own"})
+    opened = open_parts(settings)
+    for name in ("embedder", "reranker", "generator", "late interaction"):
+        getattr(parts, name.replace(" ", "_"))  # load what is not loaded yet
+        opened._loaded[name] = parts._loaded[name]
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(scope="session")
 def client(parts) -> Iterator[TestClient]:
     """The whole application. Tests share it, each with collections of its own."""

@@ -77,6 +77,21 @@ def test_errors_are_a_line_and_a_hint(folder, arguments, code, says):
     assert done.stdout == ""
 
 
+def test_fsck_finds_and_repairs(folder):
+    run("ingest", "docs/bell.md", "-c", "checked", "-p", "starter", folder=folder)
+    assert run("fsck", folder=folder).stdout == "Everything fits.\n"
+    stray = folder / "ragstone-data" / "objects" / "ab"
+    stray.mkdir(exist_ok=True)
+    (stray / ".new-torn").write_bytes(b"half of")
+    found = run("fsck", "--json", folder=folder)
+    assert found.returncode == 1
+    (row,) = json.loads(found.stdout)
+    assert (row["kind"], row["outcome"]) == ("unfinished object", "found")
+    repaired = run("fsck", "--repair", folder=folder)
+    assert (repaired.returncode, repaired.stdout.split()[0]) == (0, "repaired")
+    assert run("fsck", folder=folder).returncode == 0
+
+
 def test_an_unreachable_qdrant_is_named(folder):
     done = run(
         "ls", "default", folder=folder, RAG_QDRANT_URL="http://127.0.0.1:1", RAG_DATA="elsewhere"

@@ -2,12 +2,14 @@
 
 import io
 import json
+import threading
 
 import pytest
 from docx import Document as WordDocument
 from fpdf import FPDF
 
-from tests.services.serving import BELL_ROCK, is_problem, serving, with_settings
+from rag import ingest as steps
+from tests.services.serving import BELL_ROCK, events_of, is_problem, serving, with_settings
 
 
 def pdf(*pages: str, password: str = "") -> bytes:
@@ -109,7 +111,7 @@ def test_an_answer_at_once_and_a_job_that_ends(client, collection):
     assert set(response.json()) == {"documents", "job_id"}
     assert response.json()["documents"][0]["id"] == "x"
     job_id = response.json()["job_id"]
-    client.app.state.service.queue.job(job_id).ended.result(timeout=30)
+    client.app.state.service.ingestor.ended(job_id).result(timeout=30)
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert (job["job_id"], job["state"], job["collection"]) == (job_id, "done", collection)
     assert job["documents"][0]["status"] == "ingested"
@@ -172,6 +174,36 @@ def test_one_that_fails_does_not_stop_the_others(client, collection):
 
 
 @pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("../../../etc/keepers.txt", 200),
+        ("..\\..\\keepers.txt", 200),
+        ("keepers\x00.txt", 422),
+        ("keepers\u202efdp.txt", 422),  # shows as `keeperstxt.pdf`
+    ],
+)
+def test_a_file_name_is_only_a_name(client, collection, name, status):
+    disposition = 'Content-Disposition: form-data; name="{}"'.format
+    body = "\r\n".join(
+        (
+            *("--x", disposition("collection"), "", collection),
+            *("--x", f'{disposition("files")}; filename="{name}"', "", "Four keepers."),
+            *("--x--", ""),
+        )
+    )
+    response = client.post(
+        "/v1/documents?wait=true",
+        content=body.encode(),
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert response.status_code == status
+    if status == 200:
+        document = response.json()["documents"][0]["id"]
+        found = client.get(f"/v1/documents/{document}?collection={collection}").json()
+        assert found["title"] == "keepers"
+
+
+@pytest.mark.parametrize(
     ("name", "content", "status", "kind"),
     [
         ("empty.txt", b"", 422, "/problems/empty-document"),
@@ -193,9 +225,8 @@ def test_a_single_file_that_fails_is_a_problem(client, collection, name, content
     assert found["detail"]
     # Not waited for, the same file is an item of the job.
     accepted = upload(client, collection, (name, content), wait=False).json()
-    job = client.app.state.service.queue.job(accepted["job_id"])
-    job.ended.result(timeout=30)
-    assert client.get(f"/v1/jobs/{job.id}").json()["state"] == "failed"
+    client.app.state.service.ingestor.ended(accepted["job_id"]).result(timeout=30)
+    assert client.get(f"/v1/jobs/{accepted['job_id']}").json()["state"] == "failed"
 
 
 @pytest.mark.parametrize(
@@ -320,3 +351,85 @@ def test_half_a_surrogate_in_a_text_is_replaced_and_elsewhere_refused(client, co
     for field in ("id", "title", "source"):
         found = is_problem(send(text="A.", **{field: "\ud800"}), 422, "/problems/invalid-input")
         assert found["errors"][0]["field"] == f"documents.0.{field}"
+
+
+# Jobs
+
+
+def test_a_job_is_followed_to_its_end(client, collection):
+    documents = [{"id": f"d{n}", "text": f"Text number {n}."} for n in range(3)]
+    sent = client.post("/v1/documents", json={"collection": collection, "documents": documents})
+    job_id = sent.json()["job_id"]
+    response = client.get(f"/v1/jobs/{job_id}/events")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events = events_of(response.text)
+    assert [name for name, _ in events[:-1]] == ["job"] * (len(events) - 1)
+    name, last = events[-1]
+    assert (name, last["state"], last["done"], last["total"]) == ("end", "done", 3, 3)
+    assert [one["status"] for one in last["documents"]] == ["ingested"] * 3
+    is_problem(client.get("/v1/jobs/unknown/events"), 404, "/problems/not-found")
+
+
+def test_jobs_are_listed_newest_first(client, collection):
+    made = []
+    for n in range(3):
+        sent = {"collection": collection, "documents": [{"id": "d", "text": f"Version {n}."}]}
+        made.append(client.post("/v1/documents?wait=true", json=sent).json()["job_id"])
+    page = client.get(f"/v1/jobs?collection={collection}&limit=2").json()
+    assert [job["job_id"] for job in page["jobs"]] == made[:0:-1]
+    rest = client.get(f"/v1/jobs?collection={collection}&before={page['next']}").json()
+    assert [job["job_id"] for job in rest["jobs"]] == made[:1]
+    assert rest["next"] is None
+
+
+def test_the_same_idempotency_key_does_nothing_more(client, collection):
+    sent = {"collection": collection, "documents": [{"id": "d", "text": "Once."}]}
+    key = {"Idempotency-Key": f"key of {collection}"}
+    first = client.post("/v1/documents?wait=true", json=sent, headers=key).json()
+    again = client.post("/v1/documents?wait=true", json=sent, headers=key).json()
+    assert again == first
+    assert len(client.get(f"/v1/jobs?collection={collection}").json()["jobs"]) == 1
+    other = sent | {"documents": [{"id": "d", "text": "Twice."}]}
+    is_problem(client.post("/v1/documents", json=other, headers=key), 409, "/problems/conflict")
+
+
+def test_a_failed_job_is_tried_again(client, collection):
+    failed = upload(client, collection, ("torn.pdf", b"%PDF-1.7 torn"), wait=False).json()
+    service = client.app.state.service
+    service.ingestor.ended(failed["job_id"]).result(timeout=30)
+    response = client.post(f"/v1/jobs/{failed['job_id']}/retry")
+    assert (response.status_code, response.json()["documents"][0]["status"]) == (202, "queued")
+    service.ingestor.ended(failed["job_id"]).result(timeout=30)
+    job = client.get(f"/v1/jobs/{failed['job_id']}").json()
+    assert (job["state"], job["documents"][0]["status"]) == ("failed", "failed")
+    done = upload(client, collection, ("a.txt", b"Fine.")).json()["job_id"]
+    is_problem(client.post(f"/v1/jobs/{done}/retry"), 409, "/problems/conflict")
+    cancelled = client.post(f"/v1/jobs/{done}/cancel").json()
+    assert cancelled["state"] == "done"  # nothing was left to cancel
+
+
+def test_a_full_journal_is_429_with_retry_after(own_parts, monkeypatch):
+    release = threading.Event()
+
+    def parse(*arguments, parse=steps.parse):
+        assert release.wait(30)
+        return parse(*arguments)
+
+    monkeypatch.setattr(steps, "parse", parse)
+    with serving(with_settings(own_parts, ingest_queue=1)) as client:
+
+        def send(name):
+            sent = {"documents": [{"id": name, "text": f"Text {name}."}]}
+            return client.post("/v1/documents", json=sent)
+
+        running = send("a").json()["job_id"]
+        response = send("b")
+        is_problem(response, 429, "/problems/overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        assert client.get(f"/v1/jobs/{running}").json()["state"] in ("queued", "running")
+        assert client.get("/healthz").status_code == 200
+        assert client.post("/v1/search", json={"query": "a"}).is_success
+        release.set()
+        client.app.state.service.ingestor.ended(running).result(timeout=30)
+        assert client.get(f"/v1/jobs/{running}").json()["state"] == "done"
+        assert send("b").status_code == 202

@@ -18,6 +18,7 @@ EXPECTED = {
     errors.EmptyDocument: (422, "empty-document"),
     errors.EncryptedDocument: (422, "encrypted-document"),
     errors.MalformedDocument: (422, "malformed-document"),
+    errors.ParseLimit: (422, "parse-limit"),
     errors.UnsupportedType: (415, "unsupported-type"),
     errors.NeedsOcr: (422, "needs-ocr"),
     errors.NotFound: (404, "not-found"),

@@ -8,13 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from rag import collection as shelf
+from rag import ingest as steps
 from rag import types as t
 from rag.errors import StoreUnreachable
 from rag.orchestrator import Orchestrator
+from rag.sources import Source
 from rag.types import Scope
+from rag.work import current_work
 from services import events
 from services.app import create_app
-from tests.services.serving import events_of, running, server, with_settings
+from tests.services.serving import BELL_ROCK, FASTNET, events_of, running, server, with_settings
 
 
 class Watched(Orchestrator):
@@ -145,11 +149,6 @@ class Held(Orchestrator):
         assert self.release.wait(60)
         yield from super().stream(question, **options)
 
-    def add(self, source, **options):
-        self.started.release()
-        assert self.release.wait(60)
-        return super().add(source, **options)
-
 
 def test_of_200_requests_at_once_each_is_answered_or_refused(parts, lighthouses):
     """4 run and 32 wait; with all 200 there before the first ends, that leaves 164 to refuse."""
@@ -261,32 +260,38 @@ def test_a_search_whose_client_is_gone_is_dropped(parts, lighthouses, engine):
         assert [answer.result(30).status_code for answer in asked] == [200] * len(asked)
 
 
-def test_stopping_lets_end_what_runs_and_gives_up_what_waits_to_be_ingested(parts, lighthouses):
-    held = Held(parts)
-    app = create_app(orchestrator=held)
+def test_stopping_lets_answers_end_and_puts_documents_back(own_parts, monkeypatch):
+    """What was accepted is ingested by the next process, and its sender is told so."""
+    held, parsing = Held(own_parts), threading.Event()
+    shelf.ensure(own_parts, held.scope, "default")
+    for title, text in (("Bell Rock", BELL_ROCK), ("Fastnet", FASTNET)):
+        held.add(Source(name=title, origin=title, title=title, text=text))
+
+    def parse(*arguments, parse=steps.parse):
+        parsing.set()
+        assert current_work().cancelled.wait(60)  # until the service stops
+        return parse(*arguments)
 
     def post(path, body):
         return httpx.post(f"{address}{path}", json=body, timeout=60, trust_env=False)
 
-    def ingest(name):
-        document = {"id": name, "text": f"The text of {name}."}
-        return post("/v1/documents?wait=true", {"collection": lighthouses, "documents": [document]})
-
-    with ThreadPoolExecutor() as threads:
-        with running(app) as client:
+    document = {"id": "at hand", "text": "The text of what was at hand."}
+    sent = {"documents": [document]}
+    with ThreadPoolExecutor() as threads, monkeypatch.context() as patched:
+        patched.setattr(steps, "parse", parse)
+        with running(create_app(orchestrator=held)) as client:
             address = str(client.base_url).rstrip("/")
-            answer = threads.submit(post, "/v1/ask", asking(lighthouses))
-            at_hand = threads.submit(ingest, "at hand")
+            answer = threads.submit(post, "/v1/ask", asking("default"))
+            at_hand = threads.submit(post, "/v1/documents?wait=true", sent)
             assert held.started.acquire(timeout=20)
-            assert held.started.acquire(timeout=20)
-            waiting = threads.submit(ingest, "waiting")
-            _until(lambda: app.state.service.queue.waiting == 1)
-            # Released only once the waiting one was given up, which is what stopping does first.
-            waiting.add_done_callback(lambda _: held.release.set())
-        assert waiting.result(0).status_code == 429
-        assert "stopped before its turn" in waiting.result(0).json()["detail"]
-        assert at_hand.result(20).json()["documents"][0]["status"] == "ingested"
+            assert parsing.wait(20)
+            # The answer may go on only once the document was put back, which comes first.
+            at_hand.add_done_callback(lambda _: held.release.set())
+        assert at_hand.result(0).status_code == 429
+        assert "will be ingested when it runs again" in at_hand.result(0).json()["detail"]
         assert "Robert Stevenson" in answer.result(20).json()["answer"]
+    with running(create_app(orchestrator=Orchestrator(own_parts, Scope("default")))) as client:
+        _until(lambda: client.get("/v1/documents/at%20hand").status_code == 200)
 
 
 def _until(happened) -> None:

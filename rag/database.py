@@ -1,0 +1,143 @@
+"""The catalog's database: SQLite beside the data, or Postgres. Transactions in, errors out."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
+
+from rag.errors import InvalidInput, StorageFull, StoreUnreachable
+
+MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
+OBJECTS_LOCK = MIGRATION_LOCK + 1
+CONNECTIONS = 32  # kept open to SQLite
+
+
+class Database:
+    """Thread-safe; one per process and database."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self.insert = postgresql.insert if engine.name == "postgresql" else sqlite.insert
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Connect and bring the schema up to date. Raises StoreUnreachable, InvalidInput."""
+        database = cls(_engine(url))
+        with database.write() as connection:
+            _migrate(connection)
+        return database
+
+    def close(self) -> None:
+        """Give the connections back; the database is not usable afterwards."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One state of the database for the length of the block. Raises StoreUnreachable."""
+        with _translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull."""
+        with _translated(), self._engine.connect() as plain:
+            connection = plain.execution_options(write=True)
+            with connection.begin():
+                yield connection
+
+    def lock_objects(self, connection: sa.Connection, *, shared: bool = False) -> None:
+        """Until the transaction ends, nobody else refers to new objects while some are dropped.
+
+        Shared by those who refer to them. On SQLite a write transaction is alone anyway.
+        """
+        if self._engine.name == "postgresql":
+            lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+            connection.execute(sa.select(lock(OBJECTS_LOCK)))
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise InvalidInput(
+            "RAG_DATABASE_URL is not a database URL.",
+            hint="Write it as postgresql+psycopg://user:password@host/database.",
+        ) from None
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed)
+    try:
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"The database driver {error.name} is not installed.",
+            hint='Run: pip install "ragstone[postgres]".',
+        ) from None
+
+
+def _sqlite_engine(url: sa.URL) -> sa.Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    # As many as threads of a service, so that none is opened and prepared for one question.
+    engine = sa.create_engine(
+        url, pool_size=CONNECTIONS, connect_args={"timeout": 30, "isolation_level": None}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
+        # FULL: a committed flip survives a power cut, not only a killed process.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A writer takes its lock at once: a reader that turned writer half-way would deadlock.
+        write = connection.get_execution_options().get("write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _migrate(connection: sa.Connection) -> None:
+    if connection.engine.name == "postgresql":
+        # Two services that start together must not both create the tables.
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+    config = Config()
+    config.set_main_option("script_location", "rag:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Database errors that the user can do something about, in the words of `rag.errors`."""
+    try:
+        yield
+    except OperationalError as error:
+        cause = str(error.orig)
+        if "disk is full" in cause or "No space left" in cause:
+            raise StorageFull(
+                "The catalog cannot be written: the disk is full.",
+                hint="Free some space; nothing that was stored is lost.",
+            ) from error
+        raise StoreUnreachable(
+            f"The catalog's database does not answer: {cause.strip()}.",
+            hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
+        ) from error
+
+
+def utc(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row by its columns' names; SQLite forgets time zones, and every time here is UTC."""
+    return {
+        str(key): value.replace(tzinfo=UTC)
+        if isinstance(value, datetime) and value.tzinfo is None
+        else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,356 @@
+"""Ingestion in the background: threads that work through the journal.
+
+What is submitted is kept before anything is promised, and from then on nothing loses it: a process
+that dies leaves a task that the next one takes up where it was.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import BinaryIO
+
+from rag.catalog import Revision
+from rag.collection import check_embedder, index_of
+from rag.errors import (
+    Cancelled,
+    ModelUnavailable,
+    Overloaded,
+    RagError,
+    StorageFull,
+    StoreUnreachable,
+)
+from rag.ingest import purge, report_of_revision, unchanged
+from rag.journal import Arrival, Job, LeaseLost, Task
+from rag.objects import digest_of
+from rag.orchestrator import Orchestrator
+from rag.parts import Parts
+from rag.sources import Source
+from rag.types import DocumentReport, Scope
+from rag.work import Priority, Work, working
+
+log = logging.getLogger(__name__)
+
+# What may be over when it is tried again: the document is not at fault.
+HEALS = (StoreUnreachable, StorageFull, Overloaded, ModelUnavailable)
+TICK_SECONDS = 1.0
+RENEW_SECONDS = 5.0
+SWEEP_SECONDS = 60.0
+MOST_STARTS = 5  # a task during which the process died so often, at the same place, is given up
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A document to ingest, its bytes in `file` unless the source has them."""
+
+    source: Source
+    file: BinaryIO | None = None
+
+    def opened(self, limit: int) -> BinaryIO:
+        """The bytes. Raises TooLarge for a text above `limit`."""
+        return self.file if self.file is not None else BytesIO(self.source.read(limit))
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self.file is not None:
+            self.file.close()
+
+
+class Ingestor:
+    """Takes documents in and works on those that the journal holds. Thread-safe."""
+
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
+        self._parts = orchestrator.parts
+        self._journal = orchestrator.parts.journal
+        self._changed = threading.Condition()
+        self._closing = self._closed = False
+        self._receiving = 0
+        self._work: dict[str, Work] = {}  # by claim
+        self._awaited: dict[str, list[Future[None]]] = {}
+        count = self._parts.settings.ingest_threads
+        self._threads = [
+            threading.Thread(target=self._run, name=f"ingest {number}", daemon=True)
+            for number in range(count)
+        ]
+        for target, name in ((self._tend, "ingest leases"), (self._clean, "ingest sweep")):
+            self._threads.append(threading.Thread(target=target, name=name, daemon=True))
+
+    def start(self) -> None:
+        """Take up what was left, then work until `close`."""
+        self._sweep(first=True)
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self,
+        scope: Scope,
+        collection: str,
+        uploads: Sequence[Upload],
+        *,
+        key: str | None = None,
+    ) -> Job:
+        """Keep documents and promise to ingest them: when this returns they are on the disk.
+
+        Raises NotFound, Conflict, Overloaded, StorageFull; then nothing is kept of them.
+        """
+        if self._closing:
+            raise Overloaded("The service is stopping.", retry_after=5.0)
+        files = [upload.opened(self._parts.settings.max_file_bytes) for upload in uploads]
+        arrivals = [
+            Arrival(upload.source, digest_of(file))
+            for upload, file in zip(uploads, files, strict=True)
+        ]
+        job_id, is_new = self._journal.receive(
+            scope, collection, arrivals, key=key, most_waiting=self._parts.settings.ingest_queue
+        )
+        if is_new:
+            with self._changed:
+                self._receiving += 1
+            try:
+                for arrival, file in zip(arrivals, files, strict=True):
+                    self._parts.objects.put_file(file, arrival.content_hash)
+                self._journal.accept(job_id)
+            except BaseException:
+                self._journal.refuse(job_id, {arrival.content_hash for arrival in arrivals})
+                raise
+            finally:
+                with self._changed:
+                    self._receiving -= 1
+            self.wake()
+        return self._journal.job(scope, job_id)
+
+    def ended(self, job_id: str) -> Future[None]:
+        """Done when nothing of the job is open any more."""
+        future: Future[None] = Future()
+        with self._changed:
+            if self._closed:
+                future.set_exception(_stopping())
+                return future
+            self._awaited.setdefault(job_id, []).append(future)
+        self._settle(job_id)
+        return future
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Begin nothing any more; what is at work goes on."""
+        self._closing = True
+        self.wake()
+
+    def close(self) -> None:
+        """Stop, and put back what is at work: it goes on from there another time."""
+        self.stop()
+        for work in list(self._work.values()):
+            work.cancelled.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        with self._changed:
+            self._closed = True
+            for future in [one for some in self._awaited.values() for one in some]:
+                future.set_exception(_stopping())
+            self._awaited.clear()
+
+    # Threads
+
+    def _run(self) -> None:
+        while not self._closing:
+            task = None
+            with _logged("the journal"):
+                task = self._journal.claim(per_collection=self._parts.settings.ingest_threads)
+            if task is None:
+                self._pause()
+                continue
+            with _logged(task.document_id):
+                self._attempt(task)
+                self._settle(task.job_id)
+            self.wake()  # one document's tasks wait for each other
+
+    def _tend(self) -> None:
+        """Renew leases, stop what was cancelled, tell who waits for what others did."""
+        renewed = time.monotonic()
+        while not self._closing:
+            self._pause()
+            with _logged("the journal"):
+                busy = self._work or self._receiving
+                if busy and time.monotonic() - renewed >= RENEW_SECONDS:
+                    renewed = time.monotonic()
+                    self._renew()
+                for job_id in list(self._awaited):
+                    self._settle(job_id)
+
+    def _clean(self) -> None:
+        """Purge what could not be purged at once."""
+        swept = time.monotonic()
+        while not self._closing:
+            self._pause()
+            if time.monotonic() - swept >= SWEEP_SECONDS:
+                swept = time.monotonic()
+                with _logged("the sweep"):
+                    self._sweep()
+
+    def _pause(self) -> None:
+        with self._changed:
+            if not self._closing:
+                self._changed.wait(TICK_SECONDS)
+
+    def _renew(self) -> None:
+        held = dict(self._work)  # before asking: what is claimed meanwhile is not judged
+        mine = self._journal.renew(held)
+        for claim, work in held.items():
+            if claim not in mine:
+                work.cancelled.set()
+
+    def _sweep(self, *, first: bool = False) -> None:
+        parts, now = self._parts, datetime.now(UTC)
+        if first and parts.alone:
+            if taken_up := self._journal.recover():
+                log.info("%d documents were at work when the last process ended", taken_up)
+            parts.catalog.abandon_orphans(now)
+            parts.objects.delete_unfinished()
+        else:
+            self._journal.expire()
+            parts.catalog.abandon_orphans(now - timedelta(hours=parts.settings.ingest_orphan_hours))
+        for scope, collection, document_id in parts.catalog.all_stale():
+            if self._closing:
+                return
+            purge(parts, scope, collection, document_id)
+        parts.catalog.drop_doomed()
+        self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
+
+    # One task
+
+    def _attempt(self, task: Task) -> None:
+        work, claim = Work(Priority.BULK), task.owner or ""
+        self._work[claim] = work
+        try:
+            if self._closing:
+                work.cancelled.set()
+            with working(work):
+                self._ingest(task)
+        except LeaseLost as error:
+            log.info("document %r is not ours any more: %s", task.document_id, error)
+        except Cancelled:
+            if self._closing:
+                self._journal.put_back(task, after=timedelta(0))
+            # else it was cancelled or deleted, which the journal knows
+        except HEALS as error:
+            self._try_later(task, error)
+        except RagError as error:
+            self._journal.fail(task, error)
+        except Exception as error:
+            log.error("ingesting %r failed", task.document_id, exc_info=error)
+            self._journal.fail(
+                task, RagError("Something went wrong inside.", hint="The log says what.")
+            )
+        finally:
+            del self._work[claim]
+            self._journal.release(task)
+            purge(self._parts, task.scope, task.collection, task.document_id)
+
+    def _ingest(self, task: Task) -> None:
+        if task.starts > MOST_STARTS:
+            raise RagError(
+                f"The process ended {task.starts - 1} times while this document was at work.",
+                hint="Look into the log for why; POST /v1/jobs/{id}/retry tries again.",
+            )
+        parts, scope = self._parts, task.scope
+        found = parts.catalog.collection(scope, task.collection)
+        if same := unchanged(parts, scope, found, task.source, task.content_hash):
+            self._journal.unchanged(task, same)
+            return
+        check_embedder(found, parts.embedder)
+        if not found.chunks:  # a crash may have come between the collection's row and its vectors
+            parts.store.create(index_of(found))
+        content = parts.objects.get(task.content_hash)
+        keeper = Journaled(parts, task)
+        self._orchestrator.within(scope).build(task.source, content, found, keeper)
+
+    def _try_later(self, task: Task, error: RagError) -> None:
+        settings = self._parts.settings
+        if task.retries >= settings.ingest_retries:
+            self._journal.fail(task, error)
+            return
+        seconds = min(settings.ingest_retry_seconds, 2.0**task.retries)
+        after = timedelta(seconds=seconds * random.uniform(0.5, 1))
+        log.warning(
+            "document %r will be tried again in %.0f s: %s",
+            task.document_id, after.total_seconds(), error,
+        )  # fmt: skip
+        self._journal.put_back(task, after=after, error=error)
+
+    def _settle(self, job_id: str) -> None:
+        """Tell those who wait for a job that it has ended, if it has."""
+        if job_id not in self._awaited or not self._journal.has_ended(job_id):
+            return
+        with self._changed:
+            waiting = self._awaited.pop(job_id, [])
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+def _stopping() -> Overloaded:
+    return Overloaded(
+        "The service is stopping. The documents are accepted, and will be ingested when it runs"
+        " again.",
+        retry_after=5.0,
+    )
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """A thread goes on whatever happens: the journal knows what is not done."""
+    try:
+        yield
+    except RagError as error:
+        log.warning("%s: %s", what, error)
+    except Exception:
+        log.exception("%s", what)
+
+
+class Journaled:
+    """The keeper of a task's document."""
+
+    def __init__(self, parts: Parts, task: Task) -> None:
+        self._parts = parts
+        self._journal = parts.journal
+        self._task = task
+
+    def generation(self) -> tuple[int, str, str] | None:
+        """What an earlier attempt was writing."""
+        return self._journal.written(self._task)
+
+    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
+        """A new generation to write into."""
+        self._task = self._journal.open_generation(
+            self._task, text_hash=text_hash, parsed_hash=parsed_hash
+        )
+        assert self._task.generation is not None
+        return self._task.generation
+
+    def stored(self) -> int:
+        """How many chunks are in the store already, and on its disk."""
+        return self._task.done
+
+    def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Write it down. Raises LeaseLost."""
+        self._journal.progress(self._task, stage, done, total)
+
+    def flip(self, revision: Revision) -> DocumentReport:
+        """Make the generation the live one and the task done, in one transaction."""
+        return self._journal.flip(
+            self._task,
+            revision,
+            lambda replaced: report_of_revision(revision, "replaced" if replaced else "ingested"),
+        )

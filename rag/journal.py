@@ -1,0 +1,682 @@
+"""The journal of ingestion: what was accepted, who works on it, how far it is, how it ended.
+
+A job is what was sent together, a task one document of it. A task's states:
+
+    receiving   its bytes are on their way to the object store; nothing has been promised yet
+    queued      promised: whatever dies, it will be tried
+    running     somebody works on it, and holds a lease that has to be renewed
+    done        its document is live (or was already); `report` says what became of it
+    failed      it cannot become a document; `error` says why
+    cancelled   somebody asked for that
+
+The move to `done` is part of the transaction that makes the document live, so neither can be there
+without the other. Who lost a lease (it slept too long, its machine was gone) can finish nothing:
+every step asks first whether the task is still its own.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from rag import errors
+from rag.catalog import Catalog, Revision
+from rag.database import Database, utc
+from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
+from rag.objects import digest
+from rag.sources import Source
+from rag.tables import collections, generations, jobs, tasks
+from rag.types import DocumentReport, Scope
+
+State = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
+OPEN = ("receiving", "queued", "running")
+
+LEASE = timedelta(seconds=30)
+CLAIMS_KNOWN = 500  # of this process, the latest: far more than threads
+
+
+class LeaseLost(Cancelled):
+    """Somebody else works on the task now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A document to be, and the digest of its bytes."""
+
+    source: Source
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task failed: the error's class (see `rag.errors`), message and hint."""
+
+    kind: str
+    message: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: RagError) -> "Failure":
+        """From what was raised."""
+        return cls(type(error).__name__, error.message, error.hint)
+
+    def as_error(self) -> RagError:
+        """What was raised."""
+        kind = getattr(errors, self.kind, RagError)
+        error: RagError = kind(self.message, hint=self.hint)
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One document on its way in. `done` of `total` chunks are in the store, and on its disk.
+
+    `starts` counts how often somebody began since it last got on; `retries` how often it was put
+    back because something that can heal did not answer.
+    """
+
+    id: int
+    job_id: str
+    scope: Scope
+    collection: str
+    document_id: str
+    source: Source
+    content_hash: str
+    state: State
+    stage: str
+    done: int
+    total: int
+    generation: int | None
+    owner: str | None
+    starts: int
+    retries: int
+    not_before: datetime | None
+    report: DocumentReport | None
+    error: Failure | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Documents that were sent together."""
+
+    id: str
+    collection: str
+    created_at: datetime
+    tasks: tuple[Task, ...]
+
+    @property
+    def state(self) -> State:
+        """Of all tasks together; `failed` means that none of them became a document."""
+        states = {task.state for task in self.tasks}
+        for state in ("receiving", "running"):
+            if state in states:
+                return state
+        if "queued" in states:
+            return "queued" if states == {"queued"} else "running"
+        return "done" if "done" in states or not states else states.pop()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return not any(task.state in OPEN for task in self.tasks)
+
+
+class Journal:
+    """Thread-safe. `owner` names this process; each claim of a task has a name of its own, so that
+    of two who believe that a task is theirs one is wrong, in one process as well.
+    """
+
+    def __init__(self, database: Database, catalog: Catalog, *, owner: str | None = None) -> None:
+        self._database = database
+        self._catalog = catalog
+        self.owner = owner or uuid4().hex
+        self._claims: deque[str] = deque(maxlen=CLAIMS_KNOWN)
+
+    # Accepting
+
+    def receive(
+        self,
+        scope: Scope,
+        collection: str,
+        arrivals: Sequence[Arrival],
+        *,
+        most_waiting: int,
+        key: str | None = None,
+    ) -> tuple[str, bool]:
+        """(the job's id, whether it is new), before its bytes are kept.
+
+        From here on nothing takes the objects of these digests away. The same `key` again is the
+        same job; Conflict when something else was sent under it. Raises NotFound, Overloaded.
+        """
+        now = _now()
+        sent = [(_packed(arrival.source), arrival.content_hash) for arrival in arrivals]
+        request_hash = digest(json.dumps(sent, sort_keys=True).encode())
+        with _same_key_at_once(), self._database.write() as connection:
+            found = self._catalog.collection(scope, collection, within=connection)
+            if key is not None:
+                query = sa.select(jobs.c.id, jobs.c.request_hash).where(
+                    jobs.c.collection_id == found.id, jobs.c.idempotency_key == key
+                )
+                if row := connection.execute(query).one_or_none():
+                    if row.request_hash != request_hash:
+                        raise Conflict(
+                            f"Something else was sent under Idempotency-Key {key[:80]!r}.",
+                            hint="Use a new key for a new request.",
+                        )
+                    if self._is_receiving(connection, row.id):
+                        raise Overloaded("The same request is just being received.")
+                    return str(row.id), False
+            _check_room(connection, most_waiting)
+            self._database.lock_objects(connection, shared=True)
+            job_id = uuid4().hex
+            connection.execute(
+                jobs.insert().values(
+                    id=job_id,
+                    collection_id=found.id,
+                    idempotency_key=key,
+                    request_hash=request_hash,
+                    created_at=now,
+                )
+            )
+            rows = [
+                {
+                    "job_id": job_id,
+                    "position": position,
+                    "collection_id": found.id,
+                    "document_id": source["id"],
+                    "source": source,
+                    "content_hash": content_hash,
+                    "state": "receiving",
+                    "stage": "",
+                    "done": 0,
+                    "total": 0,
+                    "starts": 0,
+                    "retries": 0,
+                    "owner": self.owner,
+                    "lease_until": now + LEASE,
+                    "updated_at": now,
+                }
+                for position, (source, content_hash) in enumerate(sent)
+            ]
+            connection.execute(tasks.insert(), rows)
+        return job_id, True
+
+    def accept(self, job_id: str) -> None:
+        """Every byte of the job is on the disk: promise it. Raises Overloaded."""
+        with self._database.write() as connection:
+            mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
+            changed = connection.execute(
+                tasks.update()
+                .where(mine, tasks.c.owner == self.owner)
+                .values(state="queued", owner=None, lease_until=None, updated_at=_now())
+            )
+            if not changed.rowcount:
+                raise Overloaded("The upload took too long to be kept.", hint="Send it again.")
+
+    def refuse(self, job_id: str, hashes: Set[str]) -> None:
+        """Forget a job whose bytes could not be kept, and those of them that were."""
+        with self._database.write() as connection:
+            self._forget_received(connection, tasks.c.job_id == job_id)
+            self._catalog.doom(connection, hashes)
+        self._catalog.drop_doomed()
+
+    # Working
+
+    def claim(self, *, per_collection: int) -> Task | None:
+        """The oldest task that may begin, now the caller's own; None when there is none.
+
+        One document's tasks are worked on in their order, and at most `per_collection` tasks of a
+        collection at once. A task whose lease has ended is up again.
+        """
+        now = _now()
+        other = tasks.alias()
+        is_running = sa.and_(other.c.state == "running", other.c.lease_until > now)
+        in_order = ~sa.exists().where(
+            other.c.collection_id == tasks.c.collection_id,
+            other.c.document_id == tasks.c.document_id,
+            other.c.id < tasks.c.id,
+            other.c.state.in_(("queued", "running")),
+        )
+        running = (
+            sa.select(sa.func.count())
+            .select_from(other)
+            .where(other.c.collection_id == tasks.c.collection_id, is_running)
+            .scalar_subquery()
+        )
+        due = sa.or_(
+            sa.and_(
+                tasks.c.state == "queued",
+                sa.or_(tasks.c.not_before.is_(None), tasks.c.not_before <= now),
+            ),
+            sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now),
+        )
+        pick = (
+            sa.select(tasks.c.id)
+            .where(due, in_order, running < per_collection)
+            .order_by(tasks.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True, of=tasks)
+        )
+        with self._database.write() as connection:
+            picked = connection.execute(pick).scalar_one_or_none()
+            if picked is None:
+                return None
+            connection.execute(
+                tasks.update()
+                .where(tasks.c.id == picked)
+                .values(
+                    state="running",
+                    owner=self._new_owner(),
+                    lease_until=now + LEASE,
+                    starts=tasks.c.starts + 1,
+                    not_before=None,
+                    updated_at=now,
+                )
+            )
+            return self._task(connection, picked)
+
+    def renew(self, held: Collection[str]) -> set[str]:
+        """Renew the leases of claims, and of what is being received.
+
+        Returns those of the claims that still hold.
+        """
+        claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(held))
+        received = sa.and_(tasks.c.state == "receiving", tasks.c.owner == self.owner)
+        with self._database.write() as connection:
+            query = tasks.update().where(sa.or_(claimed, received))
+            connection.execute(query.values(lease_until=_now() + LEASE))
+            return set(connection.execute(sa.select(tasks.c.owner).where(claimed)).scalars())
+
+    def release(self, task: Task) -> None:
+        """Nobody writes for a cancelled task any more: its generation may be purged."""
+        with self._database.write() as connection:
+            mine = sa.and_(
+                tasks.c.id == task.id, tasks.c.owner == task.owner, tasks.c.state == "cancelled"
+            )
+            connection.execute(tasks.update().where(mine).values(owner=None, lease_until=None))
+
+    def open_generation(self, task: Task, *, text_hash: str, parsed_hash: str) -> Task:
+        """A generation for the task to write into. Raises LeaseLost."""
+        with self._database.write() as connection:
+            self._hold(connection, task)
+            self._abandon(connection, tasks.c.id == task.id)  # what cannot be gone on with
+            opened = self._catalog.begin_generation(
+                task.scope,
+                task.collection,
+                task.document_id,
+                content_hash=task.content_hash,
+                text_hash=text_hash,
+                parsed_hash=parsed_hash,
+                within=connection,
+            )
+            self._set(connection, task, generation=opened, done=0, total=0, starts=0)
+        return replace(task, generation=opened, done=0, total=0)
+
+    def written(self, task: Task) -> tuple[int, str, str] | None:
+        """(generation, text hash, parsed hash) of what an earlier attempt was writing."""
+        query = sa.select(generations.c.id, generations.c.text_hash, generations.c.parsed_hash)
+        mine = sa.and_(generations.c.id == task.generation, generations.c.state == "writing")
+        with self._database.read() as connection:
+            row = connection.execute(query.where(mine)).one_or_none()
+        return (row[0], row[1], row[2]) if row else None
+
+    def progress(self, task: Task, stage: str, done: int, total: int) -> None:
+        """How far the task is; what is `done` will not be done again. Raises LeaseLost."""
+        with self._database.write() as connection:
+            self._hold(connection, task)
+            got_on = {"starts": 0} if done else {}
+            self._set(connection, task, stage=stage, done=done, total=total, **got_on)
+
+    def flip(
+        self, task: Task, revision: Revision, report_of: Callable[[bool], DocumentReport]
+    ) -> DocumentReport:
+        """Make the task's generation the live one and the task done, in one transaction.
+
+        `report_of` makes the report of whether a document was replaced. Raises LeaseLost.
+        """
+        with self._database.write() as connection:
+            found = self._catalog.collection(task.scope, task.collection, within=connection)
+            self._catalog.lock(connection, found)
+            self._hold(connection, task)
+            live = self._catalog.live_generations(
+                task.scope, task.collection, [task.document_id], within=connection
+            )
+            flipped = self._catalog.flip(task.scope, task.collection, revision, within=connection)
+            if not flipped and live.get(task.document_id, 0) < revision.generation:
+                raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
+            report = report_of(bool(live))
+            self._end(connection, task, "done", report=asdict(report))
+        return report
+
+    def unchanged(self, task: Task, report: DocumentReport) -> None:
+        """The document was made of the same already. Raises LeaseLost."""
+        with self._database.write() as connection:
+            self._hold(connection, task)
+            self._end(connection, task, "done", report=asdict(report))
+
+    def fail(self, task: Task, error: RagError) -> None:
+        """The task cannot become a document: final, until somebody retries it."""
+        with self._database.write() as connection:
+            self._hold(connection, task)
+            mine = tasks.c.id == task.id
+            self._abandon(connection, mine)
+            self._end(connection, task, "failed", error=asdict(Failure.of(error)))
+
+    def put_back(self, task: Task, *, after: timedelta, error: RagError | None = None) -> None:
+        """Let the task be tried again later, from where it is.
+
+        With an error it counts as a retry; without one (the process stops) as if never begun.
+        """
+        with self._database.write() as connection:
+            self._hold(connection, task)
+            self._set(
+                connection,
+                task,
+                state="queued",
+                owner=None,
+                lease_until=None,
+                not_before=_now() + after if after else None,
+                starts=0,
+                retries=tasks.c.retries + int(error is not None),
+                error=asdict(Failure.of(error)) if error else None,
+            )
+
+    def recover(self) -> int:
+        """Take over every task of processes that are gone, where nobody else can be working.
+
+        For a data folder that this process holds alone. Returns how many tasks were at work.
+        """
+        with self._database.write() as connection:
+            self._forget_received(connection, tasks.c.owner != self.owner)
+            changed = connection.execute(
+                tasks.update()
+                .where(tasks.c.state == "running", tasks.c.owner.not_in(self._claims))
+                .values(state="queued", owner=None, lease_until=None)
+            )
+            connection.execute(
+                tasks.update()
+                .where(tasks.c.state == "cancelled", tasks.c.owner.not_in(self._claims))
+                .values(owner=None, lease_until=None)
+            )
+        self._catalog.drop_doomed()
+        return changed.rowcount
+
+    def expire(self) -> None:
+        """Forget what was being received by processes that are gone."""
+        with self._database.write() as connection:
+            self._forget_received(connection, tasks.c.lease_until <= _now())
+        self._catalog.drop_doomed()
+
+    # Looking
+
+    def job(self, scope: Scope, job_id: str) -> Job:
+        """A job of the scope. Raises NotFound."""
+        with self._database.read() as connection:
+            query = (
+                sa.select(jobs, collections.c.name, collections.c.tenant)
+                .join(collections, collections.c.id == jobs.c.collection_id)
+                .where(jobs.c.id == job_id, collections.c.tenant == scope.tenant)
+            )
+            row = connection.execute(query).mappings().one_or_none()
+            if row is None or not scope.allows(row["name"]):
+                raise _no_job(job_id)
+            return self._job(connection, row)
+
+    def list_jobs(
+        self, scope: Scope, *, collection: str | None = None, before: str = "", limit: int = 100
+    ) -> list[Job]:
+        """Jobs of the scope, newest first, from the one before job `before` on."""
+        query = (
+            sa.select(jobs, collections.c.name, collections.c.tenant)
+            .join(collections, collections.c.id == jobs.c.collection_id)
+            .where(collections.c.tenant == scope.tenant)
+            .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+            .limit(limit)
+        )
+        if collection is not None:
+            query = query.where(collections.c.name == collection)
+        if scope.collections is not None:
+            query = query.where(collections.c.name.in_(scope.collections))
+        if before:
+            at = self.job(scope, before).created_at
+            query = query.where(
+                sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(sa.literal(at), before)
+            )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+            return [self._job(connection, row) for row in rows]
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether nothing of a job is open."""
+        query = sa.select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(OPEN))
+        with self._database.read() as connection:
+            return connection.execute(query.limit(1)).first() is None
+
+    def waiting(self) -> int:
+        """How many jobs have a document that is not done with."""
+        with self._database.read() as connection:
+            return _open_jobs(connection)
+
+    # Asking for
+
+    def retry(self, scope: Scope, job_id: str) -> Job:
+        """Queue a job's failed and cancelled documents again. Raises NotFound, Conflict."""
+        self.job(scope, job_id)
+        with self._database.write() as connection:
+            changed = connection.execute(
+                tasks.update()
+                .where(
+                    tasks.c.job_id == job_id,
+                    tasks.c.state.in_(("failed", "cancelled")),
+                    tasks.c.content_hash != "",  # those of deleted documents are gone
+                    sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now()),
+                )
+                .values(
+                    state="queued", stage="", done=0, total=0, generation=None, starts=0, retries=0,
+                    not_before=None, owner=None, lease_until=None, report=None, error=None,
+                    updated_at=_now(),
+                )
+            )  # fmt: skip
+        if not changed.rowcount:
+            raise Conflict(
+                f"No document of job {job_id} failed or was cancelled, or it was deleted since.",
+                hint="GET /v1/jobs/{id} shows how it goes on.",
+            )
+        return self.job(scope, job_id)
+
+    def cancel(self, scope: Scope, job_id: str) -> Job:
+        """Cancel what of a job is not done, what runs included. Raises NotFound."""
+        self.job(scope, job_id)
+        with self._database.write() as connection:
+            self._cancel(connection, tasks.c.job_id == job_id)
+        return self.job(scope, job_id)
+
+    def delete_document(self, scope: Scope, collection: str, document_id: str) -> None:
+        """Delete a document, and cancel what was accepted of it before. Effective at commit.
+
+        Raises NotFound when there is neither.
+        """
+        with self._database.write() as connection:
+            found = self._catalog.collection(scope, collection, within=connection)
+            self._catalog.lock(connection, found)
+            mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
+            cancelled = self._cancel(connection, mine)
+            # What is only being received is promised later than this, and stays.
+            ended = sa.and_(mine, tasks.c.state != "receiving")
+            sent = set(connection.execute(sa.select(tasks.c.content_hash).where(ended)).scalars())
+            connection.execute(tasks.update().where(ended).values(content_hash=""))
+            try:
+                self._catalog.delete_document(scope, collection, document_id, within=connection)
+            except NotFound:
+                if not cancelled:
+                    raise
+            self._catalog.doom(connection, sent - {""})
+        self._catalog.drop_doomed()
+
+    def forget(self, before: datetime) -> None:
+        """Forget jobs that ended before a time, and what was only kept for trying them again."""
+        with self._database.write() as connection:
+            still = sa.exists().where(
+                tasks.c.job_id == jobs.c.id,
+                sa.or_(tasks.c.state.in_(OPEN), tasks.c.updated_at >= before),
+            )
+            query = sa.select(jobs.c.id).where(jobs.c.created_at < before, ~still).limit(500)
+            old = list(connection.execute(query).scalars())
+            mine = tasks.c.job_id.in_(old)
+            hashes = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
+            connection.execute(tasks.delete().where(mine))
+            connection.execute(jobs.delete().where(jobs.c.id.in_(old)))
+            self._catalog.doom(connection, hashes - {""})
+        self._catalog.drop_doomed()
+
+    # Inside a transaction
+
+    def _hold(self, connection: sa.Connection, task: Task) -> None:
+        """Raise LeaseLost unless the claim holds; lock the task on Postgres."""
+        query = sa.select(tasks.c.id).where(
+            tasks.c.id == task.id, tasks.c.owner == task.owner, tasks.c.state == "running"
+        )
+        if connection.execute(query.with_for_update()).first() is None:
+            raise LeaseLost(f"Somebody else works on {task.document_id!r} now.")
+
+    def _forget_received(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+        mine = sa.and_(tasks.c.state == "receiving", which)
+        hashes = set(connection.execute(sa.select(tasks.c.content_hash).where(mine)).scalars())
+        connection.execute(tasks.delete().where(mine))
+        connection.execute(jobs.delete().where(~sa.exists().where(tasks.c.job_id == jobs.c.id)))
+        self._catalog.doom(connection, hashes - {""})
+
+    def _cancel(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+        """Cancel tasks that wait or run.
+
+        Whoever works on one finds out at its next step; until it lets go its lease keeps what it
+        wrote from being purged, or the rest of it would come behind.
+        """
+        # All in one order, and before their generations: so does everybody who holds a task.
+        lock = sa.select(tasks.c.id).where(which).order_by(tasks.c.id).with_for_update()
+        connection.execute(lock)
+        mine = sa.and_(which, tasks.c.state.in_(("queued", "running")))
+        self._abandon(connection, mine)
+        query = tasks.update().where(mine).values(state="cancelled", updated_at=_now())
+        return connection.execute(query).rowcount
+
+    def _is_receiving(self, connection: sa.Connection, job_id: str) -> bool:
+        mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
+        return connection.execute(sa.select(tasks.c.id).where(mine).limit(1)).first() is not None
+
+    def _new_owner(self) -> str:
+        owner = uuid4().hex
+        self._claims.append(owner)
+        return owner
+
+    def _abandon(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+        """Mark the unfinished generations of tasks, so that their points are purged."""
+        written = sa.select(tasks.c.generation).where(which, tasks.c.generation.is_not(None))
+        connection.execute(
+            generations.update()
+            .where(generations.c.id.in_(written), generations.c.state == "writing")
+            .values(state="stale")
+        )
+
+    def _end(self, connection: sa.Connection, task: Task, state: State, **values: object) -> None:
+        # The bytes are the generation's from now on: nobody will have to try again.
+        cleared = {"error": None, "content_hash": ""} if state == "done" else {}
+        self._set(connection, task, state=state, owner=None, lease_until=None, **cleared, **values)
+
+    def _set(self, connection: sa.Connection, task: Task, **values: object) -> None:
+        connection.execute(
+            tasks.update().where(tasks.c.id == task.id).values(updated_at=_now(), **values)
+        )
+
+    def _job(self, connection: sa.Connection, row: Mapping[Any, Any]) -> Job:
+        query = _tasks().where(tasks.c.job_id == row["id"]).order_by(tasks.c.position)
+        found = tuple(_task(one) for one in connection.execute(query).mappings())
+        return Job(row["id"], row["name"], utc(row)["created_at"], found)
+
+    def _task(self, connection: sa.Connection, task_id: int) -> Task:
+        query = _tasks().where(tasks.c.id == task_id)
+        return _task(connection.execute(query).mappings().one())
+
+
+def _tasks() -> sa.Select[Any]:
+    return sa.select(tasks, collections.c.name, collections.c.tenant).join(
+        collections, collections.c.id == tasks.c.collection_id
+    )
+
+
+def _task(row: Mapping[Any, Any]) -> Task:
+    fields = utc(row)
+    report, error = fields["report"], fields["error"]
+    return Task(
+        scope=Scope(fields["tenant"]),
+        collection=fields["name"],
+        source=Source(**fields["source"]),
+        report=_report(report) if report else None,
+        error=Failure(**error) if error else None,
+        **{
+            name: fields[name]
+            for name in (
+                "id", "job_id", "document_id", "content_hash", "state", "stage", "done", "total",
+                "generation", "owner", "starts", "retries", "not_before", "updated_at",
+            )
+        },
+    )  # fmt: skip
+
+
+def _report(fields: Mapping[str, Any]) -> DocumentReport:
+    return DocumentReport(**{**fields, "warnings": tuple(fields["warnings"])})
+
+
+@contextmanager
+def _same_key_at_once() -> Iterator[None]:
+    """On Postgres a key may be taken, or a collection deleted, between look-up and insert."""
+    try:
+        yield
+    except IntegrityError:
+        raise Overloaded("Something like it is just being received. Try again.") from None
+
+
+def _packed(source: Source) -> dict[str, Any]:
+    """All of a source but its bytes; `text` says that they are a text to be taken as it is."""
+    return {
+        "name": source.name,
+        "origin": source.origin,
+        "id": source.document_id,
+        "title": source.title,
+        "media_type": source.media_type,
+        "metadata": dict(source.metadata),
+        "is_text": source.is_text,
+    }
+
+
+def _open_jobs(connection: sa.Connection) -> int:
+    query = sa.select(sa.func.count(sa.distinct(tasks.c.job_id))).where(tasks.c.state.in_(OPEN))
+    return int(connection.execute(query).scalar_one())
+
+
+def _check_room(connection: sa.Connection, most_waiting: int) -> None:
+    if (waiting := _open_jobs(connection)) >= most_waiting:
+        raise Overloaded(
+            f"{waiting} uploads are waiting already.",
+            retry_after=5.0,
+            hint="Send this one again later; GET /v1/jobs/{id} shows how one goes on.",
+        )
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(
+        f"There is no job {job_id[:80]!r}.",
+        hint="GET /v1/jobs lists those there are; what ended long ago is forgotten.",
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,104 @@
+"""The tables of the catalog, as the newest migration leaves them."""
+
+import sqlalchemy as sa
+
+schema = sa.MetaData()
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_Time = sa.DateTime(timezone=True)
+
+collections = sa.Table(
+    "collections",
+    schema,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("tenant", sa.String(200), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("physical", sa.String(200), nullable=False, unique=True),
+    sa.Column("pipeline", sa.JSON, nullable=False),
+    sa.Column("settings", sa.JSON, nullable=False),
+    sa.Column("system_prompt", sa.Text, nullable=False),
+    sa.Column("answer_language", sa.String(50), nullable=False),
+    sa.Column("chunks", sa.BigInteger, nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.UniqueConstraint("tenant", "name", name="collections_tenant_name"),
+)
+generations = sa.Table(
+    "generations",
+    schema,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), nullable=False),
+    sa.Column("document_id", sa.String(512), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # writing, live, stale
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("text_hash", sa.String(64), nullable=False),
+    sa.Column("parsed_hash", sa.String(64), nullable=False, server_default=""),
+    sa.Column("chunks", sa.Integer, nullable=False),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
+    sa.Column("pages", sa.Integer, nullable=False),
+    sa.Column("characters", sa.BigInteger, nullable=False),
+    sa.Column("warnings", sa.JSON, nullable=False),
+    sa.Column("token_chunks", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Index("generations_document", "collection_id", "document_id"),
+    sqlite_autoincrement=True,
+)
+documents = sa.Table(
+    "documents",
+    schema,
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), primary_key=True),
+    sa.Column("document_id", sa.String(512), primary_key=True),
+    sa.Column("generation", _Id, sa.ForeignKey("generations.id"), nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("media_type", sa.String(200), nullable=False),
+    sa.Column("metadata", sa.JSON, nullable=False),
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("updated_at", _Time, nullable=False),
+)
+token_chunks = sa.Table(
+    "token_chunks",
+    schema,
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), primary_key=True),
+    sa.Column("token", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("chunks", sa.BigInteger, nullable=False),
+)
+jobs = sa.Table(
+    "jobs",
+    schema,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), nullable=False),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("request_hash", sa.String(64), nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.UniqueConstraint("collection_id", "idempotency_key", name="jobs_idempotency_key"),
+)
+tasks = sa.Table(
+    "tasks",
+    schema,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), nullable=False),
+    sa.Column("document_id", sa.String(512), nullable=False),
+    sa.Column("source", sa.JSON, nullable=False),
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # see rag/journal.py
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("done", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("generation", _Id),
+    sa.Column("starts", sa.Integer, nullable=False),
+    sa.Column("retries", sa.Integer, nullable=False),
+    sa.Column("not_before", _Time),
+    sa.Column("owner", sa.String(32)),
+    sa.Column("lease_until", _Time),
+    sa.Column("report", sa.JSON(none_as_null=True)),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("updated_at", _Time, nullable=False),
+    sa.Index("tasks_job", "job_id"),
+    sa.Index("tasks_document", "collection_id", "document_id"),
+    sa.Index("tasks_state", "state", "id"),
+    sqlite_autoincrement=True,
+)
+doomed = sa.Table("doomed", schema, sa.Column("name", sa.String(64), primary_key=True))

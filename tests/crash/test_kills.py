@@ -1,0 +1,26 @@
+"""Kill the process at any instant: every accepted document is whole, every other one absent."""
+
+import os
+import sys
+
+import pytest
+
+from tests.crash.harness import POINTS, Violation, kills
+
+KILLS = int(os.environ.get("RAG_SOAK_KILLS", "12"))
+
+
+def test_nothing_is_lost_doubled_or_half_visible(tmp_path, capsys):
+    died = kills(tmp_path / "data", KILLS, seed=KILLS)
+    with capsys.disabled():
+        sys.stdout.write("\n" + "".join(f"{n:4} {where}\n" for where, n in sorted(died.items())))
+    assert died.total() == KILLS
+    if 3 * len(POINTS) <= KILLS:
+        assert set(POINTS) <= set(died)  # no step without a kill
+
+
+@pytest.mark.parametrize("how", ["no catalog check", "purge before flip"])
+def test_the_proof_notices_what_it_is_about(tmp_path, how):
+    """Killed between upsert and flip, half a new version is there; only the catalog hides it."""
+    with pytest.raises(Violation):
+        kills(tmp_path / "data", 8, seed=1, sabotage=how, at=["before flip", "after upsert"])

@@ -1,0 +1,259 @@
+"""Ingestion in the background, on the real models of the starter profile."""
+
+import io
+import threading
+from datetime import timedelta
+
+import pytest
+
+from rag import ingest as steps
+from rag import jobs as module
+from rag.errors import NotFound, Overloaded, StorageFull, StoreUnreachable
+from rag.fsck import examine
+from rag.jobs import Ingestor, Upload
+from rag.journal import Journal
+from rag.sources import Source
+from rag.work import Priority, current_work
+
+
+@pytest.fixture
+def docs(rag):
+    """A Ragstone with an empty collection `docs`."""
+    from rag import collection as shelf
+
+    shelf.create(rag.parts, rag.scope, "docs")
+    return rag
+
+
+@pytest.fixture
+def ingestor(docs):
+    made = Ingestor(docs)
+    made.start()
+    yield made
+    made.close()
+
+
+def text(name: str, content: str = "") -> Upload:
+    content = content or f"The text of {name}."
+    return Upload(Source(name=name, origin=name, id=name, text=content))
+
+
+def long_text(chunks: int) -> str:
+    sentence = "The lamp burns oil all night. "
+    return "\n\n".join(f"Paragraph {n}. {sentence * 30}" for n in range(chunks))
+
+
+def done(ingestor, job):
+    ingestor.ended(job.id).result(timeout=60)
+    return ingestor._journal.job(job.tasks[0].scope, job.id)
+
+
+def statuses(job) -> list[str]:
+    return [task.report.status if task.report else task.state for task in job.tasks]
+
+
+def test_texts_and_files_become_searchable(docs, ingestor):
+    file = io.BytesIO(b"# Fog\n\nThe horn sounds twice a minute in fog.")
+    uploads = [
+        text("lamp", "The lamp of Bell Rock burns oil."),
+        Upload(Source(name="fog.md", origin="fog.md"), file),
+    ]
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", uploads))
+    assert statuses(job) == ["ingested", "ingested"]
+    found = docs.search("How often does the horn sound?", collection="docs").hits
+    assert found[0].chunk.title == "Fog"
+    assert docs.text("lamp", collection="docs") == "The lamp of Bell Rock burns oil."
+    again = done(ingestor, ingestor.submit(docs.scope, "docs", uploads))
+    assert statuses(again) == ["unchanged", "unchanged"]
+    assert list(examine(docs.parts)) == []
+
+
+def test_ingestion_is_bulk_work(docs, ingestor, monkeypatch):
+    seen = []
+
+    def parse(*arguments, parse=steps.parse):
+        seen.append(current_work().priority)
+        return parse(*arguments)
+
+    monkeypatch.setattr(steps, "parse", parse)
+    done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    assert seen == [Priority.BULK]
+
+
+def test_a_bad_document_does_not_stop_the_others(docs, ingestor):
+    uploads = [
+        Upload(Source(name="torn.pdf", origin="torn.pdf"), io.BytesIO(b"%PDF-1.7 torn")),
+        text("good"),
+    ]
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", uploads))
+    assert statuses(job) == ["failed", "ingested"]
+    assert job.state == "done"
+    assert job.tasks[0].error.kind in ("MalformedDocument", "ParseError")
+    assert list(examine(docs.parts)) == []
+
+
+def test_what_nobody_foresaw_fails_one_document(docs, ingestor, monkeypatch, caplog):
+    def parse(parts, source, *more, parse=steps.parse):
+        if source.id == "bad":
+            raise ZeroDivisionError("secret")
+        return parse(parts, source, *more)
+
+    monkeypatch.setattr(steps, "parse", parse)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("bad"), text("good")]))
+    assert statuses(job) == ["failed", "ingested"]
+    assert "secret" not in job.tasks[0].error.message
+    assert "secret" in caplog.text
+
+
+def test_a_store_that_comes_back_is_waited_for(docs, ingestor, monkeypatch):
+    calls = []
+
+    def store(*arguments, store=steps.store):
+        calls.append(1)
+        if len(calls) <= 2:
+            raise StoreUnreachable("Qdrant does not answer.")
+        store(*arguments)
+
+    monkeypatch.setattr(steps, "store", store)
+    monkeypatch.setattr(module.random, "uniform", lambda *_: 0.01)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    assert statuses(job) == ["ingested"]
+    assert job.tasks[0].retries == 2
+    assert list(examine(docs.parts)) == []
+
+
+def test_retries_end(docs, ingestor, monkeypatch):
+    def store(*_):
+        raise StoreUnreachable("Qdrant does not answer.")
+
+    monkeypatch.setattr(steps, "store", store)
+    monkeypatch.setattr(module.random, "uniform", lambda *_: 0.0001)
+    settings = docs.parts.settings.model_copy(update={"ingest_retries": 2})
+    monkeypatch.setattr(docs.parts, "settings", settings)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    assert (statuses(job), job.tasks[0].error.kind) == (["failed"], "StoreUnreachable")
+    assert list(examine(docs.parts)) == []
+    monkeypatch.undo()
+    ingestor._journal.retry(docs.scope, job.id)
+    ingestor.wake()
+    assert statuses(done(ingestor, job)) == ["ingested"]
+
+
+def test_a_stopped_service_goes_on_where_it_was(docs, monkeypatch):
+    """Batches that were stored before the stop are not embedded again."""
+    settings = docs.parts.settings.model_copy(update={"embed_batch": 4})
+    monkeypatch.setattr(docs.parts, "settings", settings)
+    first = Ingestor(docs)
+    embedded, stored = [], threading.Event()
+
+    def store(parts, scope, found, chunks, vectors, store=steps.store):
+        store(parts, scope, found, chunks, vectors)
+        embedded.append([chunk.index for chunk in chunks])
+        if len(embedded) == 2:
+            stored.set()
+            assert current_work().cancelled.wait(30)  # the next batch is not begun
+
+    monkeypatch.setattr(steps, "store", store)
+    first.start()
+    job = first.submit(docs.scope, "docs", [text("long", long_text(20))])
+    assert stored.wait(60)
+    waiting = first.ended(job.id)
+    first.close()
+    with pytest.raises(Overloaded, match="will be ingested"):
+        waiting.result(0)
+    assert docs.parts.catalog.documents(docs.scope, "docs") == []
+    assert docs.search("lamp", collection="docs").hits == ()
+
+    second = Ingestor(docs)
+    second.start()
+    job = done(second, job)
+    second.close()
+    assert statuses(job) == ["ingested"]
+    seen = [index for batch in embedded for index in batch]
+    assert seen == list(range(len(seen)))  # none twice, none left out
+    assert len(seen) == job.tasks[0].report.chunks > 8
+    assert list(examine(docs.parts)) == []
+
+
+def test_a_closed_ingestor_takes_nothing(docs):
+    ingestor = Ingestor(docs)
+    ingestor.start()
+    ingestor.close()
+    with pytest.raises(Overloaded):
+        ingestor.submit(docs.scope, "docs", [text("late")])
+
+
+def test_bytes_that_cannot_be_kept_are_not_promised(docs, ingestor, monkeypatch):
+    def full(*_):
+        raise StorageFull("The disk is full.")
+
+    monkeypatch.setattr(docs.parts.objects, "put_file", full)
+    with pytest.raises(StorageFull):
+        ingestor.submit(docs.scope, "docs", [text("a")])
+    assert docs.parts.journal.list_jobs(docs.scope) == []
+    assert list(examine(docs.parts)) == []
+
+
+def test_a_document_that_kills_the_process_is_given_up(docs):
+    journal = docs.parts.journal
+    waiting = Ingestor(docs)  # not started: another process's
+    job = waiting.submit(docs.scope, "docs", [text("deadly")])
+    for _ in range(module.MOST_STARTS):
+        assert journal.claim(per_collection=1).document_id == "deadly"
+        Journal(docs.parts.database, docs.parts.catalog).recover()
+    waiting.start()
+    found = done(waiting, job)
+    waiting.close()
+    assert statuses(found) == ["failed"]
+    assert "ended 5 times" in found.tasks[0].error.message
+
+
+def test_cancelling_stops_the_document_at_work(docs, ingestor, monkeypatch):
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+    started = threading.Event()
+
+    def parse(*arguments, parse=steps.parse):
+        started.set()
+        assert current_work().cancelled.wait(30)
+        return parse(*arguments)
+
+    monkeypatch.setattr(steps, "parse", parse)
+    job = ingestor.submit(docs.scope, "docs", [text("a"), text("b")])
+    assert started.wait(30)
+    docs.parts.journal.cancel(docs.scope, job.id)
+    found = done(ingestor, job)
+    assert statuses(found) == ["cancelled", "cancelled"]
+    ingestor.close()
+    assert docs.parts.catalog.documents(docs.scope, "docs") == []
+    assert list(examine(docs.parts)) == []
+
+
+def test_an_unknown_collection_is_refused(docs, ingestor):
+    with pytest.raises(NotFound):
+        ingestor.submit(docs.scope, "other", [text("a")])
+
+
+def test_what_a_crash_left_in_the_store_is_swept(docs):
+    """Points of a generation that nobody will finish, and stale ones that were not purged."""
+    parts, scope = docs.parts, docs.scope
+    docs.add(Source(name="kept", origin="kept", id="kept", text="Kept."), collection="docs")
+    begun = parts.catalog.begin_generation(
+        scope, "docs", "kept", content_hash="c", text_hash="t", parsed_hash="p"
+    )
+    kinds = [finding.kind for finding in examine(parts)]
+    assert kinds == ["unfinished generation", *["missing object"] * 3]
+    ingestor = Ingestor(docs)
+    ingestor.start()
+    ingestor.close()
+    assert begun not in parts.catalog.stale_generations(scope, "docs", "kept")
+    assert list(examine(parts)) == []
+    assert docs.text("kept", collection="docs") == "Kept."
+
+
+def test_ended_jobs_are_forgotten_in_time(docs, ingestor):
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    docs.parts.journal.forget(job.created_at + timedelta(hours=1))
+    with pytest.raises(NotFound):
+        docs.parts.journal.job(docs.scope, job.id)
+    assert docs.text("a", collection="docs") == "The text of a."

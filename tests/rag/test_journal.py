@@ -1,0 +1,419 @@
+"""What was accepted, who works on it, and how it ends."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from rag import journal as j
+from rag.catalog import Catalog, Revision
+from rag.database import Database
+from rag.errors import Conflict, MalformedDocument, NotFound, Overloaded, StoreUnreachable
+from rag.sources import Source
+from rag.types import DocumentReport, Scope
+
+MINE = Scope("mine")
+POSTGRES = os.environ.get("RAG_TEST_DATABASE_URL")
+DONE = DocumentReport("d", "ingested")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, tmp_path):
+    if request.param == "postgres" and POSTGRES is None:
+        pytest.skip("RAG_TEST_DATABASE_URL names no Postgres database")
+    sqlite = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    opened = Database.open(POSTGRES if request.param == "postgres" else sqlite)
+    yield opened
+    made = Catalog(opened)
+    for left in made.every_collection():
+        made.delete_collection(Scope(left.tenant), left.name)
+    opened.close()
+
+
+@pytest.fixture
+def catalog(database):
+    made = Catalog(database)
+    made.dropped = []
+    made._drop_object = made.dropped.append
+    made.create_collection(MINE, "docs", {"dim": 4})
+    return made
+
+
+@pytest.fixture
+def journal(database, catalog) -> j.Journal:
+    return j.Journal(database, catalog, owner="us")
+
+
+@pytest.fixture
+def others(database, catalog) -> j.Journal:
+    return j.Journal(database, catalog, owner="them")
+
+
+def arrivals(*documents: str) -> list[j.Arrival]:
+    return [j.Arrival(Source(name=d, origin=d, id=d, text="x"), f"bytes of {d}") for d in documents]
+
+
+def receive(journal, *documents, **options) -> str:
+    options = {"most_waiting": 100, **options}
+    return journal.receive(MINE, "docs", arrivals(*documents), **options)[0]
+
+
+def accept(journal, *documents, **options) -> str:
+    job = receive(journal, *documents, **options)
+    journal.accept(job)
+    return job
+
+
+def claim(journal, most=10):
+    return journal.claim(per_collection=most)
+
+
+def flip(journal, task) -> None:
+    task = journal.open_generation(task, text_hash="t", parsed_hash="p")
+    revision = Revision(
+        task.document_id, task.generation, "s", "T", "text/plain", {}, task.content_hash, "f",
+        1, 10, 0, 40, (), {},
+    )  # fmt: skip
+    journal.flip(task, revision, lambda _: DONE)
+
+
+def test_nothing_is_promised_before_the_bytes_are_there(journal):
+    job = receive(journal, "a")
+    assert claim(journal) is None
+    assert journal.job(MINE, job).state == "receiving"
+    journal.accept(job)
+    assert claim(journal).document_id == "a"
+
+
+def test_a_refused_job_leaves_nothing_and_gives_up_its_objects(journal, catalog):
+    job = receive(journal, "a")
+    journal.refuse(job, set())
+    assert catalog.dropped == ["bytes of a"]
+    with pytest.raises(NotFound):
+        journal.job(MINE, job)
+
+
+def test_tasks_come_in_order_and_one_document_s_never_at_once(journal):
+    accept(journal, "a", "b")
+    accept(journal, "a")
+    first, second = claim(journal), claim(journal)
+    assert [first.document_id, second.document_id] == ["a", "b"]
+    assert claim(journal) is None  # the second version of a waits for the first
+    flip(journal, first)
+    assert claim(journal).id > second.id
+
+
+def test_at_most_so_many_of_a_collection_run(journal, catalog):
+    catalog.create_collection(MINE, "more", {"dim": 4})
+    accept(journal, "a", "b")
+    other, _ = journal.receive(MINE, "more", arrivals("c"), most_waiting=9)
+    journal.accept(other)
+    assert [claim(journal, most=1).document_id for _ in range(2)] == ["a", "c"]
+    assert claim(journal, most=1) is None
+
+
+def test_a_job_s_state_is_that_of_its_documents(journal):
+    job = accept(journal, "a", "b")
+    assert journal.job(MINE, job).state == "queued"
+    first, second = claim(journal), claim(journal)
+    assert journal.job(MINE, job).state == "running"
+    flip(journal, first)
+    assert not journal.has_ended(job)
+    journal.fail(second, MalformedDocument("Torn.", hint="Mend it."))
+    found = journal.job(MINE, job)
+    assert (found.state, found.ended, journal.has_ended(job)) == ("done", True, True)
+    assert [task.state for task in found.tasks] == ["done", "failed"]
+    assert found.tasks[0].report == DONE
+    raised = found.tasks[1].error.as_error()
+    assert (type(raised), raised.hint) == (MalformedDocument, "Mend it.")
+
+
+def test_an_interrupted_task_goes_on_where_it_was(journal, others, catalog):
+    accept(journal, "a")
+    task = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    journal.progress(task, "embed", 64, 200)
+    assert others.recover() == 1  # the process is gone, another holds the data folder
+    taken = claim(others)
+    assert (taken.generation, taken.done, taken.total) == (task.generation, 64, 200)
+    assert others.written(taken) == (task.generation, "t", "p")
+    assert taken.starts == 1  # it had got on since it began
+    catalog.abandon_orphans(taken.updated_at + timedelta(days=1))
+    assert catalog.stale_generations(MINE, "docs", "a") == []
+
+
+def test_who_lost_the_lease_can_finish_nothing(journal, others, monkeypatch):
+    accept(journal, "a")
+    slept = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    late = j._now() + 2 * j.LEASE
+    monkeypatch.setattr(j, "_now", lambda: late)
+    taken = claim(others)
+    assert taken.id == slept.id
+    for finish in (
+        lambda: journal.progress(slept, "embed", 1, 2),
+        lambda: journal.open_generation(slept, text_hash="t", parsed_hash="p"),
+        lambda: flip(journal, slept),
+        lambda: journal.fail(slept, MalformedDocument("Torn.")),
+        lambda: journal.put_back(slept, after=timedelta(0)),
+    ):
+        with pytest.raises(j.LeaseLost):
+            finish()
+    assert journal.renew([slept.owner]) == set()
+    assert others.renew([taken.owner]) == {taken.owner}
+    flip(others, taken)
+
+
+def test_of_two_claims_in_one_process_the_later_holds(journal, monkeypatch):
+    accept(journal, "a")
+    slept = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    late = j._now() + 2 * j.LEASE
+    monkeypatch.setattr(j, "_now", lambda: late)
+    taken = claim(journal)
+    with pytest.raises(j.LeaseLost):
+        journal.progress(slept, "embed", 1, 2)
+    journal.progress(taken, "embed", 1, 2)
+
+
+def test_a_generation_that_was_given_up_never_comes_alive(journal, catalog):
+    accept(journal, "a")
+    task = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    catalog.abandon(MINE, "docs", task.generation)
+    revision = Revision(
+        "a", task.generation, "s", "T", "text/plain", {}, "c", "f", 1, 10, 0, 40, (), {}
+    )
+    with pytest.raises(j.LeaseLost):
+        journal.flip(task, revision, lambda _: DONE)
+    assert catalog.documents(MINE, "docs") == []
+
+
+def test_a_renewed_lease_is_kept(journal, others, monkeypatch):
+    start = j._now()
+    accept(journal, "a")
+    task = claim(journal)
+    monkeypatch.setattr(j, "_now", lambda: start + 0.9 * j.LEASE)
+    assert journal.renew([task.owner]) == {task.owner}
+    monkeypatch.setattr(j, "_now", lambda: start + 1.8 * j.LEASE)
+    assert claim(others) is None
+
+
+def test_what_heals_is_tried_later_and_says_why(journal, monkeypatch):
+    job = accept(journal, "a")
+    journal.put_back(
+        claim(journal), after=timedelta(seconds=30), error=StoreUnreachable("No store.")
+    )
+    (task,) = journal.job(MINE, job).tasks
+    assert (task.state, task.retries, task.error.message) == ("queued", 1, "No store.")
+    assert claim(journal) is None
+    later = j._now() + timedelta(seconds=31)
+    monkeypatch.setattr(j, "_now", lambda: later)
+    again = claim(journal)
+    assert (again.retries, again.starts) == (1, 1)
+    flip(journal, again)
+    assert journal.job(MINE, job).tasks[0].error is None
+
+
+def test_starts_count_until_it_gets_on(journal):
+    accept(journal, "a")
+    for expected in (1, 2, 3):
+        task = claim(journal)
+        assert task.starts == expected
+        j.Journal(journal._database, journal._catalog, owner="next").recover()
+    task = claim(journal)
+    journal.progress(task, "parse", 0, 0)  # a beginning, not getting on
+    j.Journal(journal._database, journal._catalog, owner="next").recover()
+    task = claim(journal)
+    assert task.starts == 5
+    journal.progress(task, "embed", 64, 128)
+    j.Journal(journal._database, journal._catalog, owner="next").recover()
+    assert claim(journal).starts == 1
+
+
+def test_cancelling_stops_what_waits_and_what_runs(journal, catalog):
+    job = accept(journal, "a", "b", "c")
+    done, running = claim(journal), claim(journal)
+    flip(journal, done)
+    running = journal.open_generation(running, text_hash="t2", parsed_hash="p2")
+    found = journal.cancel(MINE, job)
+    assert [task.state for task in found.tasks] == ["done", "cancelled", "cancelled"]
+    assert journal.renew([running.owner]) == set()
+    with pytest.raises(j.LeaseLost):
+        flip(journal, running)
+    assert catalog.stale_generations(MINE, "docs", "b") == []  # it may still be written
+    retried = journal.retry(MINE, job)
+    assert [task.state for task in retried.tasks] == ["done", "cancelled", "queued"]
+    journal.release(running)
+    assert catalog.stale_generations(MINE, "docs", "b") == [running.generation]
+    assert list(catalog.live_generations(MINE, "docs", ["a", "b"])) == ["a"]
+
+
+def test_retrying_queues_what_failed_or_was_cancelled(journal):
+    job = accept(journal, "a", "b")
+    with pytest.raises(Conflict, match="failed or was cancelled"):
+        journal.retry(MINE, job)
+    flip(journal, claim(journal))
+    journal.fail(claim(journal), MalformedDocument("Torn."))
+    assert [task.state for task in journal.retry(MINE, job).tasks] == ["done", "queued"]
+    assert claim(journal).document_id == "b"
+
+
+def test_deleting_wins_over_what_was_accepted_before(journal, catalog):
+    accept(journal, "a")
+    flip(journal, claim(journal))
+    job = accept(journal, "a")
+    running = claim(journal)
+    journal.delete_document(MINE, "docs", "a")
+    assert journal.job(MINE, job).state == "cancelled"
+    with pytest.raises(j.LeaseLost):
+        flip(journal, running)
+    assert catalog.documents(MINE, "docs") == []
+    with pytest.raises(NotFound):
+        journal.delete_document(MINE, "docs", "a")
+
+
+def test_deleting_what_is_only_accepted_cancels_it_and_gives_up_its_bytes(journal, catalog):
+    job = accept(journal, "a")
+    journal.delete_document(MINE, "docs", "a")
+    assert journal.job(MINE, job).state == "cancelled"
+    assert claim(journal) is None
+    assert catalog.dropped == ["bytes of a"]
+    with pytest.raises(Conflict):
+        journal.retry(MINE, job)
+
+
+def test_what_is_done_holds_its_bytes_no_longer(journal, catalog):
+    for _ in range(2):
+        accept(journal, "a")
+        flip(journal, claim(journal))
+    catalog.purged(MINE, "docs", catalog.stale_generations(MINE, "docs", "a"))
+    assert catalog.dropped == []  # the live one has the same bytes
+    journal.delete_document(MINE, "docs", "a")
+    catalog.purged(MINE, "docs", catalog.stale_generations(MINE, "docs", "a"))
+    assert catalog.dropped == ["bytes of a", "p", "t"]
+
+
+def test_the_same_key_is_the_same_job(journal):
+    job = accept(journal, "a", key="k")
+    assert journal.receive(MINE, "docs", arrivals("a"), most_waiting=9, key="k") == (job, False)
+    with pytest.raises(Conflict, match="Something else"):
+        receive(journal, "b", key="k")
+
+
+def test_a_repeated_request_is_not_promised_before_the_first_one_is(journal):
+    job = receive(journal, "a", key="k")
+    with pytest.raises(Overloaded):
+        receive(journal, "a", key="k")
+    journal.accept(job)
+    assert receive(journal, "a", key="k") == job
+
+
+def test_an_upload_that_ends_after_a_delete_keeps_its_bytes(journal, catalog):
+    accept(journal, "a")
+    flip(journal, claim(journal))
+    job = receive(journal, "a")
+    journal.delete_document(MINE, "docs", "a")
+    journal.accept(job)
+    assert claim(journal).content_hash == "bytes of a"
+    assert "bytes of a" not in catalog.dropped
+
+
+def test_a_full_journal_refuses(journal):
+    accept(journal, "a")
+    with pytest.raises(Overloaded) as raised:
+        receive(journal, "b", most_waiting=1)
+    assert raised.value.retry_after > 0
+    flip(journal, claim(journal))
+    receive(journal, "b", most_waiting=1)
+
+
+def test_bytes_are_kept_while_a_task_may_need_them(journal, catalog):
+    accept(journal, "a")
+    task = claim(journal)
+    task = journal.open_generation(task, text_hash="t", parsed_hash="p")
+    journal.fail(task, MalformedDocument("Torn."))
+    catalog.purged(MINE, "docs", [task.generation])
+    assert catalog.dropped == ["p", "t"]  # what was sent can be tried again
+    journal.forget(j._now() + timedelta(days=1))
+    assert catalog.dropped == ["p", "t", "bytes of a"]
+    assert journal.list_jobs(MINE) == []
+
+
+def test_open_jobs_are_not_forgotten(journal, catalog):
+    job = accept(journal, "a", "b")
+    flip(journal, claim(journal))
+    journal.forget(j._now() + timedelta(days=1))
+    assert len(journal.job(MINE, job).tasks) == 2
+    assert catalog.dropped == []
+
+
+def test_jobs_are_listed_newest_first_and_page_by_page(journal):
+    made = [accept(journal, name) for name in "abc"]
+    assert [job.id for job in journal.list_jobs(MINE)] == made[::-1]
+    assert [job.id for job in journal.list_jobs(MINE, limit=1, before=made[2])] == [made[1]]
+    assert journal.list_jobs(MINE, collection="other") == []
+
+
+def test_another_tenant_sees_nothing(journal):
+    job = accept(journal, "a")
+    for scope in (Scope("theirs"), Scope("mine", collections=frozenset())):
+        assert journal.list_jobs(scope) == []
+        for call in (journal.job, journal.cancel, journal.retry):
+            with pytest.raises(NotFound):
+                call(scope, job)
+        with pytest.raises(NotFound):
+            journal.delete_document(scope, "docs", "a")
+
+
+def test_a_deleted_collection_takes_its_jobs_along(journal, catalog):
+    job = accept(journal, "a")
+    running = claim(journal)
+    catalog.delete_collection(MINE, "docs")
+    assert catalog.dropped == ["bytes of a"]
+    with pytest.raises(NotFound):
+        journal.job(MINE, job)
+    with pytest.raises(j.LeaseLost):
+        journal.fail(running, MalformedDocument("Torn."))
+
+
+def test_many_workers_do_each_task_once(database, catalog):
+    """Four processes on one database share the work."""
+    wanted = {f"d{n}" for n in range(20)}
+    accept(j.Journal(database, catalog), *sorted(wanted))
+    done: list[str] = []
+
+    def work(_: int) -> None:
+        own = j.Journal(database, catalog)
+        while task := claim(own, most=100):
+            flip(own, task)
+            done.append(task.document_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert sorted(done) == sorted(wanted)
+    assert set(catalog.live_generations(MINE, "docs", sorted(wanted))) == wanted
+
+
+def test_accepting_and_deleting_at_once_neither_deadlocks_nor_loses(database, catalog):
+    """Deletes lock the collection and drop objects, uploads refer to objects and the collection."""
+    kept = [f"kept-{n}" for n in range(12)]
+
+    def upload(name: str) -> None:
+        own = j.Journal(database, catalog)
+        accept(own, name, most_waiting=1000)
+
+    def delete(_: int) -> None:
+        own = j.Journal(database, catalog)
+        accept(own, "gone", most_waiting=1000)
+        with suppress(NotFound):
+            own.delete_document(MINE, "docs", "gone")
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda call: call(), [*(partial(upload, name) for name in kept),
+                                            *(partial(delete, n) for n in range(12))]))  # fmt: skip
+    worker, seen = j.Journal(database, catalog), []
+    while task := claim(worker, most=1000):
+        seen.append(task.document_id)
+        flip(worker, task)
+    assert sorted(name for name in seen if name != "gone") == sorted(kept)
+    assert not {f"bytes of {name}" for name in kept} & set(catalog.dropped)
