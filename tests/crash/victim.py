@@ -177,8 +177,9 @@ if __name__ == "__main__":
     out = threading.Lock()
     plan = Plan()
     rag = Orchestrator.open(
-        data, profile="starter", embed_batch=4, chunk_tokens=64, chunk_overlap=0, max_limit=1000
-    )
+        data, profile="starter", embed_batch=4, chunk_tokens=64, chunk_overlap=0, max_limit=1000,
+        ingest_threads=2,
+    )  # fmt: skip
     sabotage(how)
     shelf.ensure(rag.parts, rag.scope, COLLECTION)
     ingestor = Ingestor(rag)
