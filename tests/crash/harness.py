@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,11 @@ def kills(
     Every third kill is at a random instant, the others at the steps in turn. Raises Violation.
     """
     draw, model, died = random.Random(seed), Model(), Counter[str]()
-    points = at or POINTS
+    turns = cycle(at or POINTS)
     version = 0
     for number in range(count):
         victim = Victim(data, sabotage, data.parent / "victim.log")
-        where = AT_RANDOM if number % 3 == 2 and at is None else points[number % len(points)]
+        where = AT_RANDOM if number % 3 == 2 and at is None else next(turns)
         timer = None
         try:
             victim.do("drain")
