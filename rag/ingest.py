@@ -235,36 +235,21 @@ class Unjournaled:
         catalog, scope, name = self._parts.catalog, self._scope, self._found.name
         replaces = bool(catalog.live_generations(scope, name, [revision.document_id]))
         catalog.flip(scope, name, revision)
-        return report_of_revision(revision, "replaced" if replaces else "ingested")
+        return report_of(revision, "replaced" if replaces else "ingested")
 
 
-def report_of(record: DocumentRecord, status: str) -> DocumentReport:
-    """The report of a document that is live."""
+def report_of(made: DocumentRecord | Revision, status: str) -> DocumentReport:
+    """The report of a document that is live, or is just made live."""
     return DocumentReport(
-        id=record.id,
+        id=made.document_id if isinstance(made, Revision) else made.id,
         status=status,
-        source=record.source,
-        title=record.title,
-        chunks=record.chunks,
-        tokens=record.tokens,
-        pages=record.pages,
-        characters=record.characters,
-        warnings=record.warnings,
-    )
-
-
-def report_of_revision(revision: Revision, status: str) -> DocumentReport:
-    """The report of a document that is just made live."""
-    return DocumentReport(
-        id=revision.document_id,
-        status=status,
-        source=revision.source,
-        title=revision.title,
-        chunks=revision.chunks,
-        tokens=revision.tokens,
-        pages=revision.pages,
-        characters=revision.characters,
-        warnings=revision.warnings,
+        source=made.source,
+        title=made.title,
+        chunks=made.chunks,
+        tokens=made.tokens,
+        pages=made.pages,
+        characters=made.characters,
+        warnings=made.warnings,
     )
 
 

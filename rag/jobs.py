@@ -26,7 +26,7 @@ from rag.errors import (
     StorageFull,
     StoreUnreachable,
 )
-from rag.ingest import purge, report_of_revision, unchanged
+from rag.ingest import purge, report_of, unchanged
 from rag.journal import Arrival, Job, LeaseLost, Task
 from rag.objects import digest_of
 from rag.orchestrator import Orchestrator
@@ -352,5 +352,5 @@ class Journaled:
         return self._journal.flip(
             self._task,
             revision,
-            lambda replaced: report_of_revision(revision, "replaced" if replaced else "ingested"),
+            lambda replaced: report_of(revision, "replaced" if replaced else "ingested"),
         )

@@ -121,7 +121,7 @@ class Job:
                 return state
         if "queued" in states:
             return "queued" if states == {"queued"} else "running"
-        return "done" if "done" in states or not states else states.pop()
+        return next((state for state in ("done", "failed") if state in states), "cancelled")
 
     @property
     def ended(self) -> bool:
@@ -420,11 +420,7 @@ class Journal:
     def job(self, scope: Scope, job_id: str) -> Job:
         """A job of the scope. Raises NotFound."""
         with self._database.read() as connection:
-            query = (
-                sa.select(jobs, collections.c.name, collections.c.tenant)
-                .join(collections, collections.c.id == jobs.c.collection_id)
-                .where(jobs.c.id == job_id, collections.c.tenant == scope.tenant)
-            )
+            query = _jobs(scope).where(jobs.c.id == job_id)
             row = connection.execute(query).mappings().one_or_none()
             if row is None or not scope.allows(row["name"]):
                 raise _no_job(job_id)
@@ -434,13 +430,7 @@ class Journal:
         self, scope: Scope, *, collection: str | None = None, before: str = "", limit: int = 100
     ) -> list[Job]:
         """Jobs of the scope, newest first, from the one before job `before` on."""
-        query = (
-            sa.select(jobs, collections.c.name, collections.c.tenant)
-            .join(collections, collections.c.id == jobs.c.collection_id)
-            .where(collections.c.tenant == scope.tenant)
-            .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
-            .limit(limit)
-        )
+        query = _jobs(scope).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if collection is not None:
             query = query.where(collections.c.name == collection)
         if scope.collections is not None:
@@ -459,11 +449,6 @@ class Journal:
         query = sa.select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(OPEN))
         with self._database.read() as connection:
             return connection.execute(query.limit(1)).first() is None
-
-    def waiting(self) -> int:
-        """How many jobs have a document that is not done with."""
-        with self._database.read() as connection:
-            return _open_jobs(connection)
 
     # Asking for
 
@@ -606,6 +591,15 @@ class Journal:
         return _task(connection.execute(query).mappings().one())
 
 
+def _jobs(scope: Scope) -> sa.Select[Any]:
+    """Of the scope's tenant; which collections the scope allows is the caller's to see to."""
+    return (
+        sa.select(jobs, collections.c.name)
+        .join(collections, collections.c.id == jobs.c.collection_id)
+        .where(collections.c.tenant == scope.tenant)
+    )
+
+
 def _tasks() -> sa.Select[Any]:
     return sa.select(tasks, collections.c.name, collections.c.tenant).join(
         collections, collections.c.id == tasks.c.collection_id
@@ -645,7 +639,7 @@ def _same_key_at_once() -> Iterator[None]:
 
 
 def _packed(source: Source) -> dict[str, Any]:
-    """All of a source but its bytes; `text` says that they are a text to be taken as it is."""
+    """All of a source but its bytes; `is_text` says that they are a text to be taken as it is."""
     return {
         "name": source.name,
         "origin": source.origin,

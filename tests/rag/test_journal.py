@@ -131,6 +131,15 @@ def test_a_job_s_state_is_that_of_its_documents(journal):
     assert (type(raised), raised.hint) == (MalformedDocument, "Mend it.")
 
 
+def test_a_job_of_which_nothing_is_done_failed_if_anything_did(journal):
+    """Whatever else was cancelled, whatever order a set has."""
+    job = accept(journal, "a", "b")
+    journal.fail(claim(journal), MalformedDocument("Torn."))
+    assert journal.cancel(MINE, job).state == "failed"
+    other = accept(journal, "c")
+    assert journal.cancel(MINE, other).state == "cancelled"
+
+
 def test_an_interrupted_task_goes_on_where_it_was(journal, others, catalog):
     accept(journal, "a")
     task = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
