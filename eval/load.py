@@ -2,8 +2,9 @@
 
 Asks a running `rag serve` one question at a time and 16 at a time, each without and with documents
 being ingested in bulk, and finally sends a burst of questions at one time. No question comes twice,
-and the collection holds more than a server remembers. Prints how long questions, /healthz
-and a server beside it that does nothing took, and how many requests were answered, refused or lost. Works in a collection of its own.
+and the collection holds more than a server remembers. Prints how long questions, /healthz and a
+server beside it that does nothing took, and how many requests were answered, refused or lost. Works
+in a collection of its own.
 """
 
 import argparse
