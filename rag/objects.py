@@ -1,4 +1,5 @@
-"""Originals and parsed texts, kept by the SHA-256 of their bytes in a folder.
+"""Originals and parsed texts, kept by the SHA-256 of their bytes: here in a folder, or in a bucket
+(`rag/bucket.py`).
 
 Writing is durable and atomic: a reader finds a whole object or none, also after a power cut.
 """
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from rag.disk import sync
 from rag.errors import NotFound, StorageFull
@@ -33,6 +34,37 @@ def digest_of(file: BinaryIO) -> str:
         found.update(piece)
     file.seek(0)
     return found.hexdigest()
+
+
+class Objects(Protocol):
+    """Where objects are kept. Safe for several threads and processes.
+
+    All raise StoreUnreachable where the place does not answer.
+    """
+
+    def put(self, data: bytes) -> str:
+        """Keep `data` and return its digest. Raises StorageFull; then nothing was written."""
+
+    def put_file(self, file: BinaryIO, name: str) -> None:
+        """Keep what is in a file from its beginning on; `name` is its `digest_of`.
+
+        Never whole in memory. Raises StorageFull; then nothing was written.
+        """
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a digest. Raises NotFound."""
+
+    def names(self) -> Iterator[str]:
+        """The digest of everything that is kept."""
+
+    def unfinished(self) -> Iterator[Path]:
+        """What interrupted writes left behind, and what is just being written."""
+
+    def delete(self, name: str) -> None:
+        """Forget an object; nothing happens when there is none."""
+
+    def delete_unfinished(self) -> None:
+        """Forget what interrupted writes left behind, where nobody writes."""
 
 
 class ObjectStore:

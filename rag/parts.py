@@ -20,7 +20,7 @@ from rag.models.encoders import Queueing
 from rag.models.engine import Engines, Generation, open_causal_lm, open_cross_encoder
 from rag.models.load import resolve
 from rag.models.parity import Thresholds
-from rag.objects import ObjectStore
+from rag.objects import Objects, ObjectStore
 from rag.parse.child import Limits, ParserPool
 from rag.quote import QuoteGenerator
 from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranker, Reranker
@@ -50,7 +50,7 @@ class Parts:
     catalog: Catalog
     journal: Journal
     store: VectorStore
-    objects: ObjectStore
+    objects: Objects
     _loaded: dict[str, Any] = field(default_factory=dict)
     _models: list[Closable] = field(default_factory=list, init=False)  # loaded here, in that order
     _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
@@ -216,13 +216,21 @@ def open_parts(settings: Settings) -> Parts:
     """Open catalog and stores. Raises StoreUnreachable, DataFolderBusy, StorageFull."""
     store = _open_store(settings)
     try:
+        objects = _open_objects(settings)
         database = Database.open(settings.catalog_url)
     except BaseException:
         store.close()
         raise
-    objects = ObjectStore(settings.data / "objects")
     catalog = Catalog(database, drop_object=objects.delete)
     return Parts(settings, database, catalog, Journal(database, catalog), store, objects)
+
+
+def _open_objects(settings: Settings) -> Objects:
+    if settings.objects_url is None:
+        return ObjectStore(settings.data / "objects")
+    from rag.bucket import open_bucket
+
+    return open_bucket(settings.objects_url, settings.objects_options)
 
 
 def _open_store(settings: Settings) -> VectorStore:

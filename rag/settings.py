@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     # Where things are kept.
     data: Path = Path("ragstone-data")
     database_url: SecretStr | None = None  # default: SQLite in the data folder
+    objects_url: str | None = None  # s3://bucket/folder; default: a folder in the data folder
+    objects_options: dict[str, Any] = Field(default_factory=dict)  # for fsspec, as JSON
     qdrant_url: str | None = None  # default: Qdrant Edge in the process
     qdrant_api_key: SecretStr | None = None
     qdrant_grpc: bool = False
