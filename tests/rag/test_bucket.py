@@ -12,13 +12,13 @@ from rag.objects import digest, digest_of
 from rag.orchestrator import Orchestrator
 
 s3fs = pytest.importorskip("s3fs", reason='needs: pip install "ragstone[s3]"')
-moto_server = pytest.importorskip("moto.server", reason="needs: pip install 'moto[s3] flask flask-cors'")
+moto_server = pytest.importorskip("moto.server", reason='needs: pip install "ragstone[dev]"')
 
 PART = 5 * 2**20  # the smallest part that S3 takes in an upload of several
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory):
+def endpoint():
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
