@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,6 +85,8 @@ def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> It
 def check_metadata(metadata: Mapping[str, Any], limit: int) -> None:
     """Raise InvalidInput unless it is flat: texts, numbers, booleans, or lists of texts."""
     for key, value in metadata.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput(f"Metadata {key!r} is a number that JSON cannot hold.")
         plain = isinstance(value, str | int | float | bool) or value is None
         if not plain and not (
             isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
