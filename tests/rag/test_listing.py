@@ -10,7 +10,7 @@ from rag.listing import page
 from rag.sources import Source
 
 
-def document(number: int, **metadata) -> Source:
+def document(number: int, /, **metadata) -> Source:
     text = f"Text number {number} of the shelf."
     return Source(name="t", origin=f"{number}.txt", id=f"d{number}", text=text, metadata=metadata)
 

@@ -1,5 +1,7 @@
 """A proved deletion counts in the places themselves, and says what is left."""
 
+from dataclasses import replace
+
 import pytest
 
 from rag import collection as shelf
@@ -9,6 +11,8 @@ from rag.jobs import Ingestor, Upload
 from rag.objects import digest
 from rag.prove import delete_proved
 from rag.sources import Source
+from rag.store import Point, point_id
+from rag.types import Scope
 
 TEXT = "The lamp burns oil all night."
 
@@ -20,11 +24,11 @@ def docs(rag):
     ingestor = Ingestor(rag)
     ingestor.start()
     for text in ("An older text.", TEXT):
-        sent = [Upload(Source(name="lamp", origin="lamp", id="lamp", text=text))]
+        sent = [Upload(Source(name="lamp", origin="lamp", id="lamp", title="Lamp", text=text))]
         job = ingestor.submit(rag.scope, "docs", sent)
         ingestor.ended(job.id).result(timeout=30)
     sent = [
-        Upload(Source(name=name, origin=name, id=name, text=text))
+        Upload(Source(name=name, origin=name, id=name, title=name, text=text))
         for name, text in (("twin", TEXT), ("bell", "The bell rings."))
     ]
     ingestor.ended(ingestor.submit(rag.scope, "docs", sent).id).result(timeout=30)
@@ -82,39 +86,26 @@ def test_what_another_document_uses_is_kept_and_said(docs):
 
 
 def test_another_tenants_document_is_not_named(docs):
-    from rag.types import Scope
-
     theirs = docs.within(Scope("theirs"))
     shelf.create(docs.parts, theirs.scope, "secret")
-    theirs.add(
-        Source(name="s", origin="s", id="secret-id", text="The bell rings."), collection="secret"
-    )
+    source = Source(name="s", origin="s", id="secret-id", text="The bell rings.")
+    theirs.add(source, collection="secret")
     proof = prove(docs, "bell")
-    assert {place.why for place in proof.places if place.shared} == {
+    assert [place.why for place in proof.places if place.shared] == [
         "kept, because also used by a document that is not yours"
-    }
+    ]
 
 
 def test_points_that_nobody_knows_of_go_too(docs):
-    parts = docs.parts
-    found = parts.catalog.collection(docs.scope, "docs")
+    parts, scope = docs.parts, docs.scope
+    found = parts.catalog.collection(scope, "docs")
     index = shelf.index_of(found)
-    (stray,) = parts.store.chunks(
-        docs.scope,
-        index,
-        "bell",
-        parts.catalog.document(docs.scope, "docs", "bell").generation,
-        0,
-        1,
-    )
-    from dataclasses import replace
-
-    from rag.store import Point, point_id
-
-    chunk = replace(stray, generation=999)
+    generation = parts.catalog.document(scope, "docs", "bell").generation
+    (known,) = parts.store.chunks(scope, index, "bell", generation, 0, 1)
+    chunk = replace(known, generation=999)
     (vector,) = parts.embedder.embed_passages(["x"])
-    point = Point(point_id(docs.scope.tenant, found.id, chunk), chunk, vector)
-    parts.store.upsert(docs.scope, index, [point])
+    point = Point(point_id(scope.tenant, found.id, chunk), chunk, vector)
+    parts.store.upsert(scope, index, [point])
     assert counts(prove(docs, "bell"))["points of generation 999"] == (1, 0)
 
 
