@@ -104,7 +104,8 @@ async def delete_documents(
 ) -> Deleted:
     """Delete all documents that a filter picks, in one transaction: gone from answers at once.
 
-    Without conditions it is refused: DELETE /v1/collections/{name} is what deletes everything.
+    What was accepted of them since is cancelled; documents that are accepted and were never there
+    before are not picked. Without conditions it is refused: DELETE /v1/collections/{name} is what deletes everything.
     """
     call = partial(
         service.orchestrator.delete_matching,

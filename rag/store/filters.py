@@ -151,6 +151,8 @@ def _values(key: str, values: Sequence[object]) -> tuple[Value, ...]:
             f" or a list of 1 to {MAX_VALUES} of one kind.",
             hint='For numbers with decimals use a range, such as {"gte": 1.5, "lte": 2}.',
         )
+    if kinds == {int} and not all(-(2**63) <= v < 2**63 for v in values):  # type: ignore[operator]
+        raise InvalidInput(f"The filter on {key!r} has an integer of more than 64 bits.")
     if kinds == {bool}:
         return (values[0] is True,) if len(set(values)) == 1 else (True, False)
     return values  # type: ignore[return-value] # checked above: all texts or all integers
@@ -165,6 +167,10 @@ def _range(key: str, path: str, bounds: Mapping[str, object]) -> Range:
 
 
 def _finite(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, bool) or not math.isfinite(number):
         raise InvalidInput(f"The range on {key!r} takes numbers, not {value!r:.80}.")
-    return float(value)
+    return number
