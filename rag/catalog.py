@@ -8,6 +8,7 @@ stale generations once their points are gone.
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Collection:
 class DocumentRecord:
     """A live document as users see it.
 
-    `fingerprint` covers everything that it was made from: the same again means no work.
+    `fingerprint` covers everything that it was made from: the same again means no work. `patches`
+    counts what was changed since (see `rag/patch.py`), `renamed` says that its title was.
     """
 
     id: str
@@ -81,6 +83,8 @@ class DocumentRecord:
     warnings: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
+    patches: int = 0
+    renamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +234,11 @@ class Catalog:
             query = query.order_by(documents.c.document_id).limit(limit)
             return [_document(row) for row in connection.execute(query).mappings()]
 
-    def document(self, scope: Scope, name: str, document_id: str) -> DocumentRecord:
+    def document(
+        self, scope: Scope, name: str, document_id: str, *, within: sa.Connection | None = None
+    ) -> DocumentRecord:
         """One live document. Raises NotFound."""
-        with self._database.read() as connection:
+        with self._read(within) as connection:
             found = _collection(connection, scope, name)
             query = _live(found).where(documents.c.document_id == document_id)
             row = connection.execute(query).mappings().one_or_none()
@@ -311,7 +317,7 @@ class Catalog:
                 return False  # it was given up meanwhile, and its points may be gone
             self._make_live(connection, found, revision, replace=live is not None)
             if live is not None:
-                self._count(connection, found, live.generation, -1)
+                self._count(connection, found, [live.generation], -1)
                 _mark_stale(connection, [live.generation])
         return True
 
@@ -324,16 +330,9 @@ class Catalog:
         """
         with self._write(within) as connection:
             found = _collection(connection, scope, name)
-            live = self._lock_document(connection, found, document_id)
-            if live is None:
+            self.lock(connection, found)
+            if not self.delete_documents(connection, found, [document_id]):
                 raise _no_document(document_id, name)
-            self._count(connection, found, live.generation, -1)
-            connection.execute(
-                documents.delete().where(
-                    documents.c.collection_id == found.id, documents.c.document_id == document_id
-                )
-            )
-            _mark_stale(connection, [live.generation])
 
     def abandon(self, scope: Scope, name: str, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""
@@ -462,6 +461,32 @@ class Catalog:
 
     # Inside a transaction
 
+    def records(
+        self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
+    ) -> list[DocumentRecord]:
+        """Those of a few hundred documents that are live."""
+        query = _live(found).where(documents.c.document_id.in_(document_ids))
+        return [_document(row) for row in connection.execute(query).mappings()]
+
+    def delete_documents(
+        self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
+    ) -> list[str]:
+        """Delete those of a few hundred documents that are live, in a collection that is locked.
+
+        Returns their ids.
+        """
+        mine = sa.and_(
+            documents.c.collection_id == found.id, documents.c.document_id.in_(document_ids)
+        )
+        query = sa.select(documents.c.document_id, documents.c.generation).where(mine)
+        live = {row.document_id: row.generation for row in connection.execute(query)}
+        if not live:
+            return []
+        self._count(connection, found, list(live.values()), -1)
+        connection.execute(documents.delete().where(mine))
+        _mark_stale(connection, list(live.values()))
+        return sorted(live)
+
     def lock(self, connection: sa.Connection, found: Collection) -> None:
         """Take turns with others who flip or delete in a collection, until the transaction ends.
 
@@ -508,6 +533,9 @@ class Catalog:
             "metadata": dict(revision.metadata),
             "content_hash": revision.content_hash,
             "fingerprint": revision.fingerprint,
+            "patches": 0,
+            "painted": 0,
+            "renamed": False,
             "updated_at": now,
         }
         key = {"collection_id": found.id, "document_id": revision.document_id}
@@ -519,22 +547,25 @@ class Catalog:
             )
         else:
             connection.execute(documents.insert().values(**key, **face, created_at=now))
-        self._count(connection, found, revision.generation, +1)
+        self._count(connection, found, [revision.generation], +1)
 
     def _count(
-        self, connection: sa.Connection, found: Collection, generation: int, sign: int
+        self, connection: sa.Connection, found: Collection, ids: Sequence[int], sign: int
     ) -> None:
-        """Add (+1) or take away (-1) a generation's chunks from the collection's counters."""
+        """Add (+1) or take away (-1) generations' chunks from the collection's counters."""
         query = sa.select(generations.c.chunks, generations.c.token_chunks)
-        row = connection.execute(query.where(generations.c.id == generation)).one()
+        chunks, tokens = 0, Counter[int]()
+        for row in connection.execute(query.where(generations.c.id.in_(ids))):
+            chunks += row.chunks
+            tokens.update(_unpack(row.token_chunks))
         connection.execute(
             collections.update()
             .where(collections.c.id == found.id)
-            .values(chunks=collections.c.chunks + sign * row.chunks)
+            .values(chunks=collections.c.chunks + sign * chunks)
         )
         rows = [
             {"collection_id": found.id, "token": token, "chunks": sign * count}
-            for token, count in sorted(_unpack(row.token_chunks).items())
+            for token, count in sorted(tokens.items())
         ]
         if rows:
             insert = self._database.insert(token_chunks)
@@ -586,7 +617,7 @@ def _document(row: Mapping[Any, Any]) -> DocumentRecord:
     fields = utc(row)
     fields["id"] = fields.pop("document_id")
     fields["warnings"] = tuple(fields["warnings"])
-    del fields["collection_id"]
+    del fields["collection_id"], fields["painted"]
     return DocumentRecord(**fields)
 
 

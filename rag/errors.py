@@ -17,6 +17,7 @@ RagError
 ├── ModelUnavailable          a model cannot be found, loaded or trusted
 ├── StoreUnreachable          Qdrant or the catalog's database does not answer
 ├── StorageFull               the disk has no room left
+├── FetchFailed               a URL does not give the document that it should
 ├── Overloaded                a bounded queue is full: try again later
 ├── Cancelled                 nobody waits for the result any more
 └── MissingExtra              an optional dependency is not installed
@@ -97,6 +98,10 @@ class StoreUnreachable(RagError):
 
 class StorageFull(RagError):
     """The disk below the data folder has no room left."""
+
+
+class FetchFailed(RagError):
+    """A document could not be fetched from its URL."""
 
 
 class Overloaded(RagError):

@@ -10,7 +10,9 @@ from rag import parsed
 from rag.catalog import Collection
 from rag.collection import check_embedder, index_of, split_options
 from rag.errors import Conflict, NotFound
+from rag.listing import every
 from rag.parts import Parts
+from rag.patch import paint
 from rag.sources import Source
 from rag.split import split_document
 from rag.types import Scope
@@ -19,6 +21,7 @@ Kind = Literal[
     "missing points",
     "surplus points",
     "orphan points",
+    "outdated points",
     "missing vectors",
     "orphan vectors",
     "missing object",
@@ -82,6 +85,7 @@ def _points(parts: Parts, collection: Collection) -> Iterator[Finding]:
                 f"{name}: {key[0]!r} has {there[key]} of {chunks} points",
                 partial(_rewrite, parts, scope, collection, key[0]),
             )
+    yield from _faces(parts, scope, collection)
     rest = set(there) - set(known.live) - known.writing - known.orphans - known.stale
     for document_id, generation in sorted(rest):
         points = there[document_id, generation]
@@ -89,6 +93,29 @@ def _points(parts: Parts, collection: Collection) -> Iterator[Finding]:
             "orphan points",
             f"{name}: {points} points of {document_id!r}, generation {generation}",
             partial(parts.store.delete, scope, index, document_id, [generation]),
+        )
+
+
+def _faces(parts: Parts, scope: Scope, collection: Collection) -> Iterator[Finding]:
+    """Live documents whose points say something else of them than the catalog does."""
+    records = {
+        (record.id, record.generation): record
+        for record in every(parts.catalog, scope, collection.name)
+    }
+    outdated = set()
+    for face in parts.store.faces(scope, index_of(collection)):
+        record = records.get((face.document_id, face.generation))
+        if record is None:
+            continue
+        # Of a title that is none of its patches, points may hold the beginning only.
+        renamed = record.renamed and face.title != record.title
+        if renamed or dict(face.metadata) != dict(record.metadata):
+            outdated.add(record.id)
+    for document_id in sorted(outdated):
+        yield Finding(
+            "outdated points",
+            f"{collection.tenant}/{collection.name}: {document_id!r} has other metadata",
+            partial(paint, parts, scope, collection.name, document_id, again=True),
         )
 
 
@@ -117,6 +144,8 @@ def _rewrite(parts: Parts, scope: Scope, collection: Collection, document_id: st
     parts.store.delete(scope, index_of(collection), document_id, [record.generation])
     for chunks, vectors in steps.embed(parts, split.chunks):
         steps.store(parts, scope, collection, chunks, vectors)
+    if record.renamed:
+        paint(parts, scope, collection.name, document_id, again=True)
 
 
 def _objects(parts: Parts) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -70,10 +71,14 @@ def unchanged(
     return report_of(record, "unchanged") if same else None
 
 
-def parse(parts: Parts, source: Source, content: bytes) -> Document:
-    """The document of a source: a text is taken as it is, a file is parsed in a child process."""
+def parse(parts: Parts, source: Source, content: bytes | Path) -> Document:
+    """The document of a source: a text is taken as it is, a file is parsed in a child process.
+
+    A file given by its path is never whole in this process's memory.
+    """
     if source.is_text:
-        text = content.decode("utf8", "surrogatepass")
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        text = data.decode("utf8", "surrogatepass")
         return text_document(text, title=source.title or "")
     return parts.parsers.parse(
         content,

@@ -31,6 +31,7 @@ from rag.journal import Arrival, Job, LeaseLost, Task
 from rag.objects import digest_of
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts
+from rag.patch import paint_all
 from rag.sources import Source
 from rag.types import DocumentReport, Scope
 from rag.work import Priority, Work, working
@@ -72,6 +73,7 @@ class Ingestor:
         self._changed = threading.Condition()
         self._closing = self._closed = False
         self._receiving = 0
+        self._to_sweep = threading.Event()
         self._work: dict[str, Work] = {}  # by claim
         self._awaited: dict[str, list[Future[None]]] = {}
         count = self._parts.settings.ingest_threads
@@ -142,6 +144,11 @@ class Ingestor:
         with self._changed:
             self._changed.notify_all()
 
+    def sweep_soon(self) -> None:
+        """There is something to purge."""
+        self._to_sweep.set()
+        self.wake()
+
     def stop(self) -> None:
         """Begin nothing any more; what is at work goes on."""
         self._closing = True
@@ -194,7 +201,8 @@ class Ingestor:
         swept = time.monotonic()
         while not self._closing:
             self._pause()
-            if time.monotonic() - swept >= SWEEP_SECONDS:
+            if self._to_sweep.is_set() or time.monotonic() - swept >= SWEEP_SECONDS:
+                self._to_sweep.clear()
                 swept = time.monotonic()
                 with _logged("the sweep"):
                     self._sweep()
@@ -225,6 +233,7 @@ class Ingestor:
             if self._closing:
                 return
             purge(parts, scope, collection, document_id)
+        paint_all(parts)
         parts.catalog.drop_doomed()
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
 
@@ -272,9 +281,10 @@ class Ingestor:
         check_embedder(found, parts.embedder)
         if not found.chunks:  # a crash may have come between the collection's row and its vectors
             parts.store.create(index_of(found))
-        content = parts.objects.get(task.content_hash)
+        content = parts.objects.path(task.content_hash)
         keeper = Journaled(parts, task)
-        self._orchestrator.within(scope).build(task.source, content, found, keeper)
+        orchestrator = self._orchestrator.within(scope)
+        orchestrator.build(task.source, content, task.content_hash, found, keeper)
 
     def _try_later(self, task: Task, error: RagError) -> None:
         settings = self._parts.settings

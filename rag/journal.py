@@ -27,7 +27,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from rag import errors
-from rag.catalog import Catalog, Revision
+from rag.catalog import Catalog, DocumentRecord, Revision
+from rag.catalog import Collection as CollectionRecord
 from rag.database import Database, utc
 from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
 from rag.objects import digest
@@ -39,6 +40,7 @@ State = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
 OPEN = ("receiving", "queued", "running")
 
 LEASE = timedelta(seconds=30)
+AT_ONCE = 500  # documents in one statement
 CLAIMS_KNOWN = 500  # of this process, the latest: far more than threads
 
 
@@ -492,19 +494,60 @@ class Journal:
         with self._database.write() as connection:
             found = self._catalog.collection(scope, collection, within=connection)
             self._catalog.lock(connection, found)
-            mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
-            cancelled = self._cancel(connection, mine)
-            # What is only being received is promised later than this, and stays.
-            ended = sa.and_(mine, tasks.c.state != "receiving")
-            sent = set(connection.execute(sa.select(tasks.c.content_hash).where(ended)).scalars())
-            connection.execute(tasks.update().where(ended).values(content_hash=""))
+            cancelled = self._cancel_documents(connection, found, [document_id])
             try:
                 self._catalog.delete_document(scope, collection, document_id, within=connection)
             except NotFound:
                 if not cancelled:
                     raise
-            self._catalog.doom(connection, sent - {""})
         self._catalog.drop_doomed()
+
+    def delete_documents(
+        self,
+        scope: Scope,
+        collection: str,
+        document_ids: Sequence[str],
+        still: Callable[[DocumentRecord], bool],
+    ) -> list[str]:
+        """Delete, all in one transaction, those of the documents for which `still` holds in it.
+
+        What was accepted of them before is cancelled. Returns the ids of those that were deleted.
+        """
+        deleted: list[str] = []
+        with self._database.write() as connection:
+            found = self._catalog.collection(scope, collection, within=connection)
+            self._catalog.lock(connection, found)
+            for at in range(0, len(document_ids), AT_ONCE):
+                part = document_ids[at : at + AT_ONCE]
+                records = self._catalog.records(connection, found, part)
+                going = [record.id for record in records if still(record)]
+                self._cancel_documents(connection, found, going)
+                deleted += self._catalog.delete_documents(connection, found, going)
+        self._catalog.drop_doomed()
+        return deleted
+
+    def forget_document(self, scope: Scope, collection: str, document_id: str) -> bool:
+        """Forget a deleted document's tasks, and jobs that held no other.
+
+        False when somebody may still be working on one of them, or one was accepted since: then
+        these stay.
+        """
+        with self._database.write() as connection:
+            found = self._catalog.collection(scope, collection, within=connection)
+            self._catalog.lock(connection, found)
+            mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
+            let_go = sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now())
+            going = sa.and_(mine, tasks.c.state.not_in(OPEN), let_go)
+            query = sa.select(tasks.c.id, tasks.c.job_id, tasks.c.content_hash).where(going)
+            rows = connection.execute(query.order_by(tasks.c.id).with_for_update()).all()
+            connection.execute(tasks.delete().where(tasks.c.id.in_([row.id for row in rows])))
+            emptied = jobs.c.id.in_({row.job_id for row in rows})
+            rest = sa.exists().where(tasks.c.job_id == jobs.c.id)
+            connection.execute(jobs.delete().where(emptied, ~rest))
+            self._catalog.doom(connection, {row.content_hash for row in rows} - {""})
+            left = connection.execute(sa.select(tasks.c.id).where(mine).limit(1)).first()
+        self._catalog.drop_doomed()
+        return left is None
 
     def forget(self, before: datetime) -> None:
         """Forget jobs that ended before a time, and what was only kept for trying them again."""
@@ -552,6 +595,19 @@ class Journal:
         self._abandon(connection, mine)
         query = tasks.update().where(mine).values(state="cancelled", updated_at=_now())
         return connection.execute(query).rowcount
+
+    def _cancel_documents(
+        self, connection: sa.Connection, found: CollectionRecord, document_ids: Sequence[str]
+    ) -> int:
+        """Cancel what was accepted of documents, and let go of what was kept for trying again."""
+        mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id.in_(document_ids))
+        cancelled = self._cancel(connection, mine)
+        # What is only being received is promised later than this, and stays.
+        ended = sa.and_(mine, tasks.c.state != "receiving")
+        sent = set(connection.execute(sa.select(tasks.c.content_hash).where(ended)).scalars())
+        connection.execute(tasks.update().where(ended).values(content_hash=""))
+        self._catalog.doom(connection, sent - {""})
+        return cancelled
 
     def _is_receiving(self, connection: sa.Connection, job_id: str) -> bool:
         mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")

@@ -104,10 +104,17 @@ class ObjectStore:
         try:
             return self._path(name).read_bytes()
         except FileNotFoundError:
-            raise NotFound(
-                f"The object {name} is missing from {self._folder}.",
-                hint="Restore the data folder from a backup, or ingest the document again.",
-            ) from None
+            raise self._missing(name) from None
+
+    def has(self, name: str) -> bool:
+        """Whether the bytes of a digest are kept."""
+        return self._path(name).exists()
+
+    def path(self, name: str) -> Path:
+        """Where the bytes of a digest are, to be read only. Raises NotFound."""
+        if not self.has(name):
+            raise self._missing(name)
+        return self._path(name)
 
     def names(self) -> Iterator[str]:
         """The digest of everything that is kept."""
@@ -127,6 +134,12 @@ class ObjectStore:
         """Forget what interrupted writes left behind, where nobody writes."""
         for path in self.unfinished():
             path.unlink(missing_ok=True)
+
+    def _missing(self, name: str) -> NotFound:
+        return NotFound(
+            f"The object {name} is missing from {self._folder}.",
+            hint="Restore the data folder from a backup, or ingest the document again.",
+        )
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name

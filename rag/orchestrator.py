@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from rag import collection as shelf
 from rag import ingest as steps
+from rag import listing
 from rag import types as t
 from rag.answer import compose
-from rag.catalog import Collection
+from rag.catalog import Collection, DocumentRecord
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import InvalidInput, NotFound
@@ -20,6 +21,7 @@ from rag.generate import Request, refuse
 from rag.objects import digest
 from rag.pack import pack
 from rag.parts import Parts, open_parts
+from rag.patch import as_patched, change
 from rag.question import check_question, check_search
 from rag.rerank import rerank as by_relevance
 from rag.retrieve import Mode, retrieve
@@ -130,6 +132,8 @@ class Orchestrator:
                 limit=max(settings.retrieve_limit, limit),
                 live=parts.live_generations(self.scope, found),
             )
+            hits, behind = as_patched(parts, found, hits, conditions)
+            cuts += behind
         candidates = len(hits)
         if rerank and parts.reranker is not None:
             with timings.stage("rerank"):
@@ -174,12 +178,17 @@ class Orchestrator:
         if same := steps.unchanged(parts, scope, found, source, digest(content)):
             return same
         with steps.Unjournaled(parts, scope, found, source, content, on_progress) as keeper:
-            return self.build(source, content, found, keeper)
+            return self.build(source, content, digest(content), found, keeper)
 
     def build(
-        self, source: Source, content: bytes, found: Collection, keeper: steps.Keeper
+        self,
+        source: Source,
+        content: bytes | Path,
+        content_hash: str,
+        found: Collection,
+        keeper: steps.Keeper,
     ) -> t.DocumentReport:
-        """From bytes to a live document, from where an earlier attempt ended."""
+        """From bytes, or a file, to a live document, from where an earlier attempt ended."""
         parts, scope = self.parts, self.scope
         resumed = steps.resume(parts, keeper)
         if resumed is None:
@@ -193,7 +202,7 @@ class Orchestrator:
         for chunks, vectors in steps.embed(parts, split.chunks[keeper.stored() :]):
             steps.store(parts, scope, found, chunks, vectors)
             keeper.progress("embed", chunks[-1].index + 1, total)
-        made = steps.revision(parts, source, digest(content), document, split, generation)
+        made = steps.revision(parts, source, content_hash, document, split, generation)
         return keeper.flip(made)
 
     def delete(self, document_id: str, *, collection: str = "default") -> None:
@@ -203,6 +212,36 @@ class Orchestrator:
         """
         self.parts.journal.delete_document(self.scope, collection, document_id)
         steps.purge(self.parts, self.scope, collection, document_id)
+
+    def delete_matching(
+        self,
+        filter: Mapping[str, Any],
+        *,
+        collection: str = "default",
+        dry_run: bool = False,
+        purge: bool = True,
+    ) -> list[str]:
+        """Delete all documents that a filter picks, in one transaction. Returns their ids.
+
+        Effective when this returns; without `purge` their points are left to the next sweep. With
+        `dry_run` nothing is deleted. Raises InvalidInput for a filter that would pick everything.
+        """
+        parts, scope = self.parts, self.scope
+        conditions, still = listing.picked_for_deletion(filter)
+        picked = listing.every(parts.catalog, scope, collection, conditions)
+        ids = [record.id for record in picked]
+        if dry_run:
+            return ids
+        deleted = parts.journal.delete_documents(scope, collection, ids, still)
+        for document_id in deleted if purge else ():
+            steps.purge(parts, scope, collection, document_id)
+        return deleted
+
+    def patch(
+        self, document_id: str, merge: Mapping[str, Any], *, collection: str = "default"
+    ) -> DocumentRecord:
+        """Change a document's `title` and `metadata`, null removing, without embedding it again."""
+        return change(self.parts, self.scope, collection, document_id, merge)
 
     def text(self, document_id: str, *, collection: str = "default") -> str:
         """A document's parsed text: what the offsets of chunks and citations count in."""

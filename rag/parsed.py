@@ -23,6 +23,11 @@ def is_current(packed: bytes) -> bool:
     return bool(json.loads(packed).get("made_by") == MADE_BY)
 
 
+def title_of(packed: bytes) -> str:
+    """The title that parsing found."""
+    return str(json.loads(packed)["title"])
+
+
 def unpack(text: bytes, packed: bytes) -> Document:
     """The document of a text and what was packed beside it."""
     fields = json.loads(packed)

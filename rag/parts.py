@@ -95,6 +95,12 @@ class Parts:
         """Looks up which generations of documents are the live ones."""
         return partial(self.catalog.live_generations, scope, collection.name)
 
+    def loaded_rerankers(self) -> list[Reranker]:
+        """Those that are loaded, which keep what they computed of passages."""
+        kinds = (CrossEncoderReranker, LateInteractionReranker)
+        found = {id(one): one for one in tuple(self._loaded.values()) if isinstance(one, kinds)}
+        return list(found.values())
+
     def close(self) -> None:
         """Release models, files and connections."""
         with self._guard:

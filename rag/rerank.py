@@ -58,6 +58,13 @@ class Reranker(Protocol):
         """How much text the model would read to score a passage: 0 when that is known already."""
         ...
 
+    def kept(self) -> int:
+        """How many results are kept in memory, of all documents."""
+        ...
+
+    def forget(self) -> None:
+        """Keep none of them any longer."""
+
 
 class CrossEncoderReranker:
     """Raw logits: sorting by them needs no sigmoid, and they keep apart what a sigmoid rounds.
@@ -103,6 +110,14 @@ class CrossEncoderReranker:
         (known,) = self._cache.get(self._key, question, [passage])
         return _pair_bytes(question, passage) if known is None else 0
 
+    def kept(self) -> int:
+        """How many scores are kept."""
+        return len(self._cache)
+
+    def forget(self) -> None:
+        """Keep none of them any longer."""
+        self._cache.clear()
+
 
 class LateInteractionReranker:
     """IDF-weighted MaxSim over the embedder's token vectors."""
@@ -129,6 +144,17 @@ class LateInteractionReranker:
         """The passage alone."""
         with self._guard:
             return 0 if passage in self._recent else text_bytes(passage)
+
+    def kept(self) -> int:
+        """Of how many texts the token vectors are kept."""
+        with self._guard:
+            return len(self._recent)
+
+    def forget(self) -> None:
+        """Keep none of them any longer."""
+        with self._guard:
+            self._recent.clear()
+            self._recent_bytes = 0
 
     def question_tokens(
         self, question: str, frequencies: Frequencies

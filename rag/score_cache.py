@@ -47,6 +47,11 @@ class ScoreCache:
             while len(self._scores) > self.entries:
                 self._scores.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all of them: by their digests nobody can tell whose passages they are of."""
+        with self._guard:
+            self._scores.clear()
+
 
 def _keys(model: str, question: str, passages: Sequence[str]) -> list[bytes]:
     """A digest of model, question and passage, each with its length: no two run together."""

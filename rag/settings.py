@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(10_000_000, ge=1)
     max_documents: int = Field(1000, ge=1)  # in one request
     max_metadata_bytes: int = Field(16_384, ge=0)
+    fetch_documents: int = Field(20, ge=0, le=1000)  # by URL in one request, 0: none at all
+    fetch_seconds: float = Field(60.0, gt=0, le=3600)  # for all of a request's URLs
+    fetch_redirects: int = Field(5, ge=0, le=20)
+    fetch_private: bool = False  # also from private, loopback and link-local addresses
+    max_listed: int = Field(5000, ge=1)  # documents that a filter is tried on for one page
     parse_processes: int = Field(2, ge=1, le=256)  # files are parsed in as many child processes
     parse_reuse: int = Field(100, ge=1)  # files that each of them parses, then a new one takes over
     parse_memory_mb: int = Field(1024, ge=256, le=1_048_576)  # address space of each

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from rag.errors import InvalidInput, NotFound, TooLarge
 from rag.types import Metadata
 
 MAX_ID_CHARS = 512
+LEAST_INT, MOST_INT = -(2**63), 2**63 - 1  # that a filter can ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,13 @@ def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> It
 def check_metadata(metadata: Mapping[str, Any], limit: int) -> None:
     """Raise InvalidInput unless it is flat: texts, numbers, booleans, or lists of texts."""
     for key, value in metadata.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput(f"Metadata {key!r} is a number that JSON cannot hold.")
+        if isinstance(value, int) and not LEAST_INT <= value <= MOST_INT:
+            raise InvalidInput(
+                f"Metadata {key!r} is an integer of more than 64 bits.",
+                hint="Send it as a text: it could not be found by its value.",
+            )
         plain = isinstance(value, str | int | float | bool) or value is None
         if not plain and not (
             isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)

@@ -53,6 +53,10 @@ documents = sa.Table(
     sa.Column("metadata", sa.JSON, nullable=False),
     sa.Column("content_hash", sa.String(64), nullable=False),
     sa.Column("fingerprint", sa.String(64), nullable=False),
+    # Changes since it was ingested; how many of them its points show; whether its title is one.
+    sa.Column("patches", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("painted", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("renamed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("updated_at", _Time, nullable=False),
 )

@@ -215,21 +215,34 @@ def rm(
     documents: Annotated[list[str] | None, typer.Argument(help="Document ids.")] = None,
     collection: CollectionName = "default",
     everything: Annotated[bool, typer.Option("--all", help="The whole collection.")] = False,
+    where: Where = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --filter: say what would be deleted.")
+    ] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Count what there was and what is left, everywhere.")
+    ] = False,
     data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Delete documents, or with --all a whole collection."""
-    from rag import collection as shelf
+    """Delete documents, those that a filter picks, or with --all a whole collection."""
+    from services import remove
 
-    if bool(documents) == everything:
-        raise InvalidInput(
-            "Name documents to delete, or --all for the collection.",
-            hint=f"`rag ls {collection}` lists the ids.",
-        )
+    named, picked = documents or [], parse_where(where)
+    remove.check_choice(named, picked, everything=everything, prove=prove, dry_run=dry_run)
     with opened(data, None) as rag:
         if everything:
-            shelf.drop(rag.parts, rag.scope, collection)
-        for document in documents or []:
-            rag.delete(document, collection=collection)
+            remove.remove_collection(rag, collection)
+            return
+        ids, proofs = remove.remove(
+            rag, named, picked, collection=collection, prove=prove, dry_run=dry_run
+        )
+    if as_json:
+        print_json(remove.as_rows(ids, proofs))
+    elif proofs or picked is not None:
+        remove.show(out, ids, proofs, dry_run=dry_run)
+    if not all(proof.gone for proof in proofs):
+        raise typer.Exit(FAILED)
 
 
 @app.command()

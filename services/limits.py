@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag.errors import TooLarge
 from rag.settings import Settings
-from services.problems import respond
+from services.problems import is_json, respond
 
 JSON_BYTES = 2**20  # questions, searches, settings
 # Texts in JSON are held in memory, and parsing 8 MiB of them holds the interpreter for up to 25 ms,
@@ -19,9 +19,12 @@ Limit = Callable[[Scope], int]
 
 
 def body_limit(settings: Settings) -> Limit:
-    """The bytes that a request may have, by its path and type."""
+    """The bytes that a request may have, by its method, path and type."""
 
     def limit(scope: Scope) -> int:
+        if scope["method"] == "PUT" and scope["path"].startswith("/v1/documents/"):
+            json = is_json(_header(scope, b"content-type").decode("latin-1"))
+            return JSON_DOCUMENTS_BYTES if json else settings.max_file_bytes
         if scope["path"] != "/v1/documents":
             return JSON_BYTES
         if _header(scope, b"content-type").startswith(b"multipart/"):

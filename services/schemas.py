@@ -1,14 +1,16 @@
 """What goes over the wire. Requests refuse fields that they do not know, and guess no types."""
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from rag import types as t
 from rag.catalog import Collection, DocumentRecord
 from rag.journal import Job, Task
+from rag.prove import Proof
 from rag.retrieve import Mode
 from rag.sampling import Sampling
 from rag.settings import FusionName
@@ -267,13 +269,24 @@ class AskResponse(Wire):
 
 
 class DocumentIn(Asked):
-    """A text to ingest. The same id, or the same source, again replaces."""
+    """A text to ingest, or a URL to fetch. The same id, or the same source, again replaces."""
 
-    text: str  # what cannot be stored of it is replaced, and said in a warning
-    id: Text | None = Field(None, description="Default: made from the source, or from the text.")
+    text: str | None = None  # what cannot be stored of it is replaced, and said in a warning
+    url: Text | None = Field(
+        None, description="http or https; the document is fetched while the request waits."
+    )
+    id: Text | None = Field(None, description="Default: made from source, URL, or text.")
     title: Text | None = None
     source: Text | None = Field(None, description="Where the text came from, such as a URL.")
     metadata: MetadataIn = {}
+
+    @model_validator(mode="after")
+    def _has_one_content(self) -> Self:
+        if (self.text is None) == (self.url is None):
+            raise ValueError("a document has either a text or a url")
+        if self.url is not None and self.source is not None:
+            raise ValueError("the source of a document with a url is that url")
+        return self
 
 
 class DocumentsRequest(Asked):
@@ -290,6 +303,25 @@ class UploadFields(Asked):
     metadata: MetadataIn = {}
     id: Text | None = None
     title: Text | None = None
+
+
+class DocumentText(Asked):
+    """The JSON body of a document that is put in its place."""
+
+    text: str
+    title: Text | None = None
+    metadata: MetadataIn = {}
+
+
+class DocumentChanges(Asked):
+    """An RFC 7396 merge patch: what is left out stays, null removes."""
+
+    title: Text | None = Field(
+        None, max_length=2000, description="null: the title that was found in the document."
+    )
+    metadata: MetadataIn | None = Field(
+        None, description="Keys that are null are removed; null removes all of them."
+    )
 
 
 class ReportOut(Wire):
@@ -409,10 +441,85 @@ class DocumentOut(Wire):
 
 
 class DocumentList(Wire):
-    """A page of documents by id; `next` is the `after` of the next page, null on the last."""
+    """A page of documents by id; `next` is the `cursor` of the next page, null on the last.
+
+    With a filter a page may hold fewer documents than its limit, or none, and not be the last.
+    """
 
     documents: list[DocumentOut]
     next: str | None
+
+
+class ChunkOut(Wire):
+    """A passage as it was embedded; `text` is the document's text from `start` to `end`."""
+
+    index: int
+    text: str
+    start: int
+    end: int
+    pages: list[int]
+    headings: list[str]
+    tokens: int
+
+    @classmethod
+    def of(cls, chunk: t.Chunk) -> Self:
+        """From the value inside."""
+        first = chunk.page
+        last = chunk.page_at(max(chunk.start, chunk.end - 1))
+        return cls(
+            index=chunk.index,
+            text=chunk.text,
+            start=chunk.start,
+            end=chunk.end,
+            pages=[] if first is None or last is None else list(range(first, last + 1)),
+            headings=list(chunk.headings),
+            tokens=chunk.tokens,
+        )
+
+
+class ChunkList(Wire):
+    """A page of a document's passages; `next` is the `cursor` of the next, null on the last."""
+
+    chunks: list[ChunkOut]
+    total: int
+    next: str | None
+
+
+class Deleted(Wire):
+    """The documents that a filter picked; with `dry_run` they are all still there."""
+
+    count: int
+    dry_run: bool
+    documents: list[str]
+
+
+class PlaceOut(Wire):
+    """What one place holds of a document, counted there; null where it could not be asked."""
+
+    what: str
+    before: int | None
+    after: int | None
+    why: str
+    shared: bool
+
+
+class ProofOut(Wire):
+    """What there was of a document and what is left; `gone` when nothing is that is its alone."""
+
+    id: str
+    collection: str
+    gone: bool
+    places: list[PlaceOut]
+
+    @classmethod
+    def of(cls, proof: Proof) -> Self:
+        """From the value inside."""
+        return cls(
+            id=proof.document_id,
+            collection=proof.collection,
+            gone=proof.gone,
+            places=[PlaceOut(**asdict(place)) for place in proof.places],
+        )
 
 
 # Collections

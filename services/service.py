@@ -32,6 +32,8 @@ from services.warmup import ALL_MODELS, ModelName, WarmUp
 VERSION = version("ragstone")  # reads files: once
 CALL_THREADS = 16  # searches and lists that run at once
 CALLS_WAITING = 256
+FETCH_THREADS = 4  # requests whose documents are fetched from URLs at once
+FETCHES_WAITING = 16
 SHUTDOWN_SECONDS = 30  # what runs may end within; then it is cut off
 CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 
@@ -43,6 +45,7 @@ class Service:
     orchestrator: Orchestrator
     answers: Pool
     calls: Pool
+    fetches: Pool
     probes: Pool
     ingestor: Ingestor
     warm_up: WarmUp | None
@@ -157,10 +160,12 @@ async def _lifespan(
     warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
     calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
+    fetches = Pool(FETCH_THREADS, waiting=FETCHES_WAITING)
     app.state.service = Service(
         orchestrator,
         answers=answers,
         calls=calls,
+        fetches=fetches,
         probes=Pool(2, waiting=16),
         ingestor=ingestor,
         warm_up=warm_up,
@@ -176,6 +181,7 @@ async def _lifespan(
         # Requests that were cut off end only now; models and stores stay until they have.
         await answers.drain()
         await calls.drain()
+        await fetches.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
 

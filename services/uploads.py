@@ -1,33 +1,54 @@
-"""The body of POST /v1/documents -> what is to be ingested."""
+"""The bodies of POST /v1/documents and PUT /v1/documents/{id} -> what is to be ingested."""
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, TypeVar, cast
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from rag.errors import InvalidInput, TooLarge
+from rag.errors import InvalidInput, RagError, TooLarge
+from rag.fetch import FetchLimits, check_url, disposition_name, fetch, named, url_name
 from rag.jobs import Upload
 from rag.settings import Settings
 from rag.sources import Source, check_id, check_metadata, derived_id
 from services.limits import FORM_BYTES
 from services.problems import MalformedBody, is_json
-from services.schemas import DocumentIn, DocumentsRequest, UploadFields
+from services.schemas import DocumentIn, DocumentsRequest, DocumentText, UploadFields
 
 FILE_FIELDS = ("files", "file")
+SPOOL_BYTES = 2**20  # of a body that stay in memory; beyond that it is a file
+_UNSAID = "application/x-www-form-urlencoded"  # curl's for any body: it says nothing
 
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read(request: Request, settings: Settings) -> tuple[str, list[Upload]]:
-    """(collection, uploads), everything about them checked that needs no parsing.
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A document whose bytes are yet to be fetched."""
+
+    source: Source
+    url: str
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
+Sent = Upload | Remote
+
+
+async def read(request: Request, settings: Settings) -> tuple[str, list[Sent]]:
+    """(collection, documents), everything about them checked that needs no parsing or fetching.
 
     The files of the uploads are open and the caller's to close. Raises InvalidInput, TooLarge.
     """
@@ -46,31 +67,128 @@ async def read(request: Request, settings: Settings) -> tuple[str, list[Upload]]
     raise HTTPException(415, "This route reads application/json and multipart/form-data.")
 
 
-def close(uploads: Sequence[Upload]) -> None:
-    """Let the files of uploads go that will not be ingested."""
-    for upload in uploads:
-        upload.close()
+async def read_one(
+    request: Request, document_id: str, name: str, fields: Mapping[str, Any], settings: Settings
+) -> Upload:
+    """The document that a body is, streamed into a file; `fields` are those of `UploadFields`.
 
-
-def _read_json(body: bytes, settings: Settings) -> tuple[str, list[Upload]]:
+    The file is the caller's to close. Raises InvalidInput, TooLarge.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.casefold().startswith("multipart/"):
+        raise HTTPException(
+            415, "This route reads the document itself; POST /v1/documents reads forms."
+        )
+    if is_json(content_type):
+        body = await request.body()
+        upload = await asyncio.to_thread(_read_text, body, document_id, name, fields)
+        _check([upload], settings)
+        return upload
+    given = _validated(UploadFields, fields)
+    name = name or disposition_name(request.headers.get("content-disposition", ""))
+    origin = _checked_name(name or document_id.rstrip("/").rpartition("/")[2] or document_id)
+    source = Source(
+        name=_file_name(origin),
+        origin=origin,
+        id=document_id,
+        title=given.title,
+        media_type=_media_type(content_type),
+        metadata=given.metadata,
+    )
+    _check([Upload(source)], settings)
+    spooled = SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - whoever gets it closes it
+    file = UploadFile(cast(BinaryIO, spooled))
     try:
-        sent = json.loads(body)
+        async for piece in request.stream():
+            await file.write(piece)
+    except ClientDisconnect:
+        await file.close()
+        raise MalformedBody("The body ended early.") from None
+    except BaseException:
+        await file.close()
+        raise
+    return Upload(source, file.file)
+
+
+def close(sent: Sequence[Sent]) -> None:
+    """Let the files of uploads go that will not be ingested."""
+    for one in sent:
+        one.close()
+
+
+def fetched(sent: Sequence[Sent], settings: Settings) -> list[Upload]:
+    """The documents with the bytes of those that are named by URLs; blocks until they are there.
+
+    Raises FetchFailed, InvalidInput and TooLarge, saying which document is meant; then all are
+    closed.
+    """
+    uploads: list[Upload] = []
+    left, until = settings.max_file_bytes, time.monotonic() + settings.fetch_seconds
+    try:
+        for position, one in enumerate(sent):
+            if isinstance(one, Upload):
+                uploads.append(one)
+                continue
+            limits = FetchLimits(
+                max_bytes=left,
+                seconds=max(0.0, until - time.monotonic()),
+                redirects=settings.fetch_redirects,
+                private=settings.fetch_private,
+            )
+            try:
+                found = fetch(one.url, limits)
+            except RagError as error:
+                raise named(error, f"documents.{position}") from error
+            source = replace(one.source, name=found.name, media_type=found.media_type)
+            uploads.append(Upload(source, found.file))
+            left -= found.size
+    except BaseException:
+        close(uploads)
+        raise
+    return uploads
+
+
+def _read_json(body: bytes, settings: Settings) -> tuple[str, list[Sent]]:
+    given = _validated(DocumentsRequest, _parsed(body))
+    sent = [_sent(document) for document in given.documents]
+    _check(sent, settings)
+    return given.collection, sent
+
+
+def _read_text(body: bytes, document_id: str, name: str, fields: Mapping[str, Any]) -> Upload:
+    """The text of a JSON body; its title and metadata win over those of the address."""
+    sent = _parsed(body)
+    around = {key: value for key, value in fields.items() if key in ("title", "metadata")}
+    given = _validated(DocumentText, {**around, **sent} if isinstance(sent, dict) else sent)
+    source = Source(
+        name=name or given.title or "text",
+        origin=_checked_name(name) if name else "",
+        id=document_id,
+        title=given.title,
+        metadata=given.metadata,
+        text=given.text,
+    )
+    return Upload(source)
+
+
+def _parsed(body: bytes) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"The body is not JSON: {error}.") from None
-    given = _validated(DocumentsRequest, sent)
-    uploads = [Upload(_source(document)) for document in given.documents]
-    _check(uploads, settings)
-    return given.collection, uploads
 
 
-def _source(given: DocumentIn) -> Source:
+def _sent(given: DocumentIn) -> Sent:
+    if given.url is not None:
+        return _remote(given, given.url)
+    assert given.text is not None  # the schema sees to it
     name = given.source or given.title or "text"
     identity = given.id
     if identity is None and given.source is None:
         # Nothing names it: the same text again is the same document.
         digest = hashlib.sha256(given.text.encode("utf8", "surrogatepass")).hexdigest()
         identity = derived_id(given.title or "text", digest)
-    return Source(
+    source = Source(
         name=name,
         origin=given.source or "",
         id=identity or "",
@@ -78,6 +196,21 @@ def _source(given: DocumentIn) -> Source:
         metadata=given.metadata,
         text=given.text,
     )
+    return Upload(source)
+
+
+def _remote(given: DocumentIn, url: str) -> Remote:
+    check_url(url)
+    name = url_name(url)
+    source = Source(
+        name=name,
+        origin=url,
+        # Not by the name that the answer gives: the same URL again is the same document.
+        id=given.id or derived_id(name, url),
+        title=given.title,
+        metadata=given.metadata,
+    )
+    return Remote(source, url)
 
 
 async def _form(request: Request, settings: Settings) -> FormData:
@@ -91,12 +224,12 @@ async def _form(request: Request, settings: Settings) -> FormData:
         raise
 
 
-def _read_form(form: FormData, settings: Settings) -> tuple[str, list[Upload]]:
+def _read_form(form: FormData, settings: Settings) -> tuple[str, list[Sent]]:
     files = _files(form)
     given = _validated(UploadFields, _fields(form))
     if given.id and len(files) > 1:
         raise InvalidInput("An id names one document, and several files were sent.")
-    uploads = [_upload(file, given, settings) for file in files]
+    uploads: list[Sent] = [_upload(file, given, settings) for file in files]
     _check(uploads, settings)
     return given.collection, uploads
 
@@ -114,7 +247,12 @@ def _files(form: FormData) -> list[UploadFile]:
 
 def _fields(form: FormData) -> dict[str, Any]:
     """The fields beside the files, `metadata` parsed; an empty one counts as not sent."""
-    fields: dict[str, Any] = {k: v for k, v in form.items() if k not in FILE_FIELDS and v != ""}
+    return fields_of({k: v for k, v in form.items() if k not in FILE_FIELDS})
+
+
+def fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a form or an address, `metadata` parsed; an empty one counts as not sent."""
+    fields = {k: v for k, v in given.items() if v not in ("", None)}
     if isinstance(fields.get("metadata"), str):
         try:
             fields["metadata"] = json.loads(fields["metadata"])
@@ -127,16 +265,14 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 
 def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload:
-    origin = file.filename or ""
-    if not origin.isprintable() or not origin.strip():
-        raise InvalidInput(f"A file needs a printable name, not {origin!r:.80}.")
+    origin = _checked_name(file.filename or "")
     if (file.size or 0) > settings.max_file_bytes:
         raise TooLarge(
             f"{origin} has {file.size} bytes, the limit is {settings.max_file_bytes}.",
             hint="Split it, or raise RAG_MAX_FILE_BYTES.",
         )
     source = Source(
-        name=PurePosixPath(origin.replace("\\", "/")).name or origin,
+        name=_file_name(origin),
         origin=origin,
         id=given.id or "",
         title=given.title,
@@ -146,12 +282,32 @@ def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload
     return Upload(source, file.file)
 
 
-def _check(uploads: Sequence[Upload], settings: Settings) -> None:
-    if len(uploads) > settings.max_documents:
+def _media_type(content_type: str) -> str | None:
+    return None if content_type.casefold().startswith(_UNSAID) else content_type or None
+
+
+def _checked_name(name: str) -> str:
+    if not name.isprintable() or not name.strip():
+        raise InvalidInput(f"A file needs a printable name, not {name!r:.80}.")
+    return name
+
+
+def _file_name(origin: str) -> str:
+    return PurePosixPath(origin.replace("\\", "/")).name or origin
+
+
+def _check(sent: Sequence[Sent], settings: Settings) -> None:
+    if len(sent) > settings.max_documents:
         raise _too_many(settings)
-    for upload in uploads:
-        check_id(upload.source.document_id)
-        check_metadata(upload.source.metadata, settings.max_metadata_bytes)
+    remote = sum(isinstance(one, Remote) for one in sent)
+    if remote > settings.fetch_documents:
+        raise TooLarge(
+            f"One request takes at most {settings.fetch_documents} documents by URL.",
+            hint="Send them in several, or raise RAG_FETCH_DOCUMENTS.",
+        )
+    for one in sent:
+        check_id(one.source.document_id)
+        check_metadata(one.source.metadata, settings.max_metadata_bytes)
 
 
 def _too_many(settings: Settings) -> TooLarge:
@@ -198,7 +354,11 @@ REQUEST_BODY: dict[str, Any] = {
                             }
                         ],
                     },
-                }
+                },
+                "url": {
+                    "summary": "A document to fetch",
+                    "value": {"documents": [{"url": "https://example.org/manual.pdf"}]},
+                },
             },
         },
         "multipart/form-data": {
@@ -221,6 +381,27 @@ REQUEST_BODY: dict[str, Any] = {
                     "title": {"type": "string", "description": "For a single file."},
                 },
             }
+        },
+    },
+}
+
+PUT_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "The document itself, its media type as Content-Type; or a text as JSON.",
+    "content": {
+        "*/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {
+            "schema": DocumentText.model_json_schema(),
+            "examples": {
+                "text": {
+                    "summary": "A text",
+                    "value": {
+                        "text": "The Fastnet lighthouse was finished in 1904.",
+                        "title": "Fastnet",
+                        "metadata": {"sea": "celtic"},
+                    },
+                }
+            },
         },
     },
 }

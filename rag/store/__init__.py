@@ -5,7 +5,7 @@ vector with Qdrant's IDF modifier, its term weights computed here by the same cl
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from qdrant_edge import Bm25, Bm25Config, SparseVector
 
 from rag.errors import InvalidInput
-from rag.store.filters import Condition
-from rag.types import Chunk, Scope
+from rag.store.filters import AnyOf, Condition, Range
+from rag.types import Chunk, Metadata, Scope
 
 DENSE = "dense"
 BM25 = "bm25"
 KEYWORDS = ("tenant", "document_id", "source")
 PREFIX = "ragstone_"  # of every physical name
 INTEGERS = ("generation", "page")
+FACE = ("document_id", "generation", "title", "metadata")
 
 SCROLL = 1000  # points that are read at once
 
@@ -55,6 +56,16 @@ class Found:
     id: str
     score: float
     chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What a point says of its document."""
+
+    document_id: str
+    generation: int
+    title: str
+    metadata: Metadata
 
 
 class VectorStore(Protocol):
@@ -92,8 +103,33 @@ class VectorStore(Protocol):
     def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
         """How many points there are, of all generations."""
 
-    def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
-        """How many points there are of each (document, generation). Reads all of them."""
+    def inventory(
+        self, scope: Scope, index: Index, document_id: str | None = None
+    ) -> Counter[tuple[str, int]]:
+        """How many points there are of each (document, generation), or of one document's.
+
+        Reads all of them.
+        """
+
+    def paint(
+        self,
+        scope: Scope,
+        index: Index,
+        document_id: str,
+        generation: int,
+        *,
+        metadata: Metadata,
+        title: str | None = None,
+    ) -> None:
+        """Give all points of a document's generation other metadata, and a title unless None."""
+
+    def chunks(
+        self, scope: Scope, index: Index, document_id: str, generation: int, first: int, limit: int
+    ) -> list[Chunk]:
+        """Those chunks of a generation that are there, by index, from `first` on up to `limit`."""
+
+    def faces(self, scope: Scope, index: Index) -> Iterator[Face]:
+        """What every point says of its document."""
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""
@@ -155,6 +191,26 @@ def payload(scope: Scope, chunk: Chunk) -> dict[str, Any]:
         "source": chunk.source,
         "metadata": dict(chunk.metadata),
     }
+
+
+def face_of(stored: dict[str, Any]) -> Face:
+    """What a point says of its document, out of a part of its payload."""
+    return Face(*(stored[name] for name in FACE))
+
+
+def face_payload(metadata: Metadata, title: str | None) -> dict[str, Any]:
+    """The part of a payload that `VectorStore.paint` sets."""
+    return {"metadata": dict(metadata)} | ({} if title is None else {"title": title})
+
+
+def of_generation(document_id: str, generation: int) -> list[Condition]:
+    """The points of one generation of a document."""
+    return [AnyOf("document_id", (document_id,)), AnyOf("generation", (generation,))]
+
+
+def of_chunks(document_id: str, generation: int, first: int, limit: int) -> list[Condition]:
+    """The points of some chunks of a generation that follow one another."""
+    return [*of_generation(document_id, generation), Range("index", gte=first, lt=first + limit)]
 
 
 def chunk_of(stored: dict[str, Any]) -> Chunk:

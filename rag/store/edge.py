@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,21 +21,27 @@ from rag.errors import DataFolderBusy, NotFound, StorageFull
 from rag.store import (
     BM25,
     DENSE,
+    FACE,
     INTEGERS,
     KEYWORDS,
     PREFIX,
     SCROLL,
+    Face,
     Found,
     Index,
     Point,
     chunk_of,
+    face_of,
+    face_payload,
+    of_chunks,
+    of_generation,
     payload,
     ranked,
     sparse_document,
     sparse_query,
 )
 from rag.store.filters import AnyOf, Condition, Not, Range
-from rag.types import Scope
+from rag.types import Chunk, Metadata, Scope
 
 DELETE_BYTES = 16 * 2**20
 # Of a shard's log, beyond which a flush writes the segments out: what a start after a crash has to
@@ -160,21 +166,44 @@ class EdgeStore:
         request = qe.CountRequest(exact=True, filter=_filter(scope, only))
         return self._shard(index).count(request)
 
-    def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
-        """How many points there are of each (document, generation). Reads all of them."""
-        shard, where, found = self._shard(index), _filter(scope, []), Counter[tuple[str, int]]()
-        wanted = qe.PayloadSelector.Include(["document_id", "generation"])
-        offset: Any = None
-        while True:
-            request = qe.ScrollRequest(
-                offset=offset, limit=SCROLL, filter=where, with_payload=wanted
-            )
-            with self._searching:
-                records, offset = shard.scroll(request)
-            payloads = [record.payload or {} for record in records]
-            found.update((one["document_id"], one["generation"]) for one in payloads)
-            if offset is None:
-                return found
+    def inventory(
+        self, scope: Scope, index: Index, document_id: str | None = None
+    ) -> Counter[tuple[str, int]]:
+        """How many points there are of each (document, generation), or of one document's.
+
+        Reads all of them.
+        """
+        only = [AnyOf("document_id", (document_id,))] if document_id is not None else []
+        payloads = self._scroll(scope, index, only, ["document_id", "generation"])
+        return Counter((one["document_id"], one["generation"]) for one in payloads)
+
+    def paint(
+        self,
+        scope: Scope,
+        index: Index,
+        document_id: str,
+        generation: int,
+        *,
+        metadata: Metadata,
+        title: str | None = None,
+    ) -> None:
+        """Give all points of a document's generation other metadata, and a title unless None."""
+        where = _filter(scope, of_generation(document_id, generation))
+        self._check_space()
+        changed = face_payload(metadata, title)
+        self._shard(index).update(qe.UpdateOperation.set_payload_by_filter(where, changed))
+
+    def chunks(
+        self, scope: Scope, index: Index, document_id: str, generation: int, first: int, limit: int
+    ) -> list[Chunk]:
+        """Those chunks of a generation that are there, by index, from `first` on up to `limit`."""
+        where = of_chunks(document_id, generation, first, limit)
+        found = map(chunk_of, self._scroll(scope, index, where, True))
+        return sorted(found, key=lambda chunk: chunk.index)
+
+    def faces(self, scope: Scope, index: Index) -> Iterator[Face]:
+        """What every point says of its document."""
+        return map(face_of, self._scroll(scope, index, [], list(FACE)))
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""
@@ -196,6 +225,27 @@ class EdgeStore:
                 shard.close()
             self._shards.clear()
             self._lock.close()
+
+    def _scroll(
+        self,
+        scope: Scope,
+        index: Index,
+        conditions: Sequence[Condition],
+        fields: list[str] | bool,
+    ) -> Iterator[dict[str, Any]]:
+        """The payloads of all points for which the conditions hold, or these fields of them."""
+        shard, where = self._shard(index), _filter(scope, conditions)
+        wanted = fields if isinstance(fields, bool) else qe.PayloadSelector.Include(fields)
+        offset: Any = None
+        while True:
+            request = qe.ScrollRequest(
+                offset=offset, limit=SCROLL, filter=where, with_payload=wanted
+            )
+            with self._searching:
+                records, offset = shard.scroll(request)
+            yield from (record.payload or {} for record in records)
+            if offset is None:
+                return
 
     def _path(self, index: Index) -> Path:
         return self._folder / index.physical
@@ -290,7 +340,7 @@ def _filter(scope: Scope, conditions: Sequence[Condition]) -> qe.Filter:
     return qe.Filter(must=[tenant, *must], must_not=[*must_not])
 
 
-def _field(condition: AnyOf | Range) -> qe.FieldCondition:
+def _field(condition: AnyOf | Range) -> qe.FieldCondition | qe.Filter:
     if isinstance(condition, Range):
         bounds = qe.RangeFloat(
             gt=condition.gt, gte=condition.gte, lt=condition.lt, lte=condition.lte
@@ -300,4 +350,7 @@ def _field(condition: AnyOf | Range) -> qe.FieldCondition:
     values: list[Any] = [np.bool_(v) if isinstance(v, bool) else v for v in condition.values]
     if len(values) == 1:
         return qe.FieldCondition(condition.key, match=qe.MatchValue(values[0]))
+    if isinstance(condition.values[0], bool):  # true or false: MatchAny takes no booleans
+        either = [qe.FieldCondition(condition.key, match=qe.MatchValue(v)) for v in values]
+        return qe.Filter(should=[*either])
     return qe.FieldCondition(condition.key, match=qe.MatchAny(values))

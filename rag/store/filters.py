@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag.errors import InvalidInput
+from rag.types import Metadata
 
 OWN_FIELDS = frozenset({"document_id", "title", "source", "page"})
 BOUNDS = ("gt", "gte", "lt", "lte")
@@ -73,6 +74,58 @@ def parse_filter(given: Mapping[str, Any] | None) -> tuple[Condition, ...]:
     return tuple(conditions)
 
 
+def document_conditions(given: Mapping[str, Any] | None) -> tuple[Condition, ...]:
+    """The conditions of a filter on whole documents. Raises InvalidInput for one on `page`."""
+    conditions = parse_filter(given)
+    if any(chunk_field(condition) for condition in conditions):
+        raise InvalidInput(
+            "'page' is a passage's: documents cannot be picked by it.",
+            hint="Filter by document_id, title, source or metadata.",
+        )
+    return conditions
+
+
+def chunk_field(condition: Condition) -> bool:
+    """Whether a condition is on passages and not on their document."""
+    plain = condition.condition if isinstance(condition, Not) else condition
+    return plain.key == "page"
+
+
+def matches(conditions: Sequence[Condition], fields: Mapping[str, Any], metadata: Metadata) -> bool:
+    """Whether a document is one that Qdrant would find under these conditions.
+
+    `fields` are its own, `document_id`, `title` and `source`; a condition on a field that is
+    neither there nor in the metadata does not hold.
+    """
+    return all(_holds(condition, fields, metadata) for condition in conditions)
+
+
+def _holds(condition: Condition, fields: Mapping[str, Any], metadata: Metadata) -> bool:
+    if isinstance(condition, Not):
+        return not _holds(condition.condition, fields, metadata)
+    if condition.key in OWN_FIELDS:
+        value = fields.get(condition.key)
+    else:
+        value = metadata.get(condition.key.removeprefix("metadata.").strip('"'))
+    values = value if isinstance(value, list | tuple) else [value]  # any of a list's is enough
+    if isinstance(condition, Range):
+        return any(_within(condition, one) for one in values)
+    wanted = {(type(one), one) for one in condition.values}  # True is no 1, and 1.0 neither
+    return any((type(one), one) in wanted for one in values if one is not None)
+
+
+def _within(bounds: Range, value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    number = float(value)
+    return (
+        (bounds.gt is None or number > bounds.gt)
+        and (bounds.gte is None or number >= bounds.gte)
+        and (bounds.lt is None or number < bounds.lt)
+        and (bounds.lte is None or number <= bounds.lte)
+    )
+
+
 def _condition(key: str, value: object) -> AnyOf | Range:
     path = key if key in OWN_FIELDS else f"metadata.{_plain(key)}"
     if isinstance(value, Mapping):
@@ -98,6 +151,8 @@ def _values(key: str, values: Sequence[object]) -> tuple[Value, ...]:
             f" or a list of 1 to {MAX_VALUES} of one kind.",
             hint='For numbers with decimals use a range, such as {"gte": 1.5, "lte": 2}.',
         )
+    if kinds == {int} and not all(-(2**63) <= v < 2**63 for v in values):  # type: ignore[operator]
+        raise InvalidInput(f"The filter on {key!r} has an integer of more than 64 bits.")
     if kinds == {bool}:
         return (values[0] is True,) if len(set(values)) == 1 else (True, False)
     return values  # type: ignore[return-value] # checked above: all texts or all integers
@@ -112,6 +167,10 @@ def _range(key: str, path: str, bounds: Mapping[str, object]) -> Range:
 
 
 def _finite(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, bool) or not math.isfinite(number):
         raise InvalidInput(f"The range on {key!r} takes numbers, not {value!r:.80}.")
-    return float(value)
+    return number

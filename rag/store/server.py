@@ -16,21 +16,27 @@ from rag.errors import StorageFull, StoreUnreachable
 from rag.store import (
     BM25,
     DENSE,
+    FACE,
     INTEGERS,
     KEYWORDS,
     PREFIX,
     SCROLL,
+    Face,
     Found,
     Index,
     Point,
     chunk_of,
+    face_of,
+    face_payload,
+    of_chunks,
+    of_generation,
     payload,
     ranked,
     sparse_document,
     sparse_query,
 )
 from rag.store.filters import AnyOf, Condition, Not, Range
-from rag.types import Scope
+from rag.types import Chunk, Metadata, Scope
 
 
 class ServerStore:
@@ -127,22 +133,44 @@ class ServerStore:
             where = _filter(scope, only)
             return self._client.count(index.physical, count_filter=where, exact=True).count
 
-    def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
-        """How many points there are of each (document, generation). Reads all of them."""
-        where, found, offset = _filter(scope, []), Counter[tuple[str, int]](), None
-        while True:
-            with self._reached():
-                records, offset = self._client.scroll(
-                    index.physical,
-                    scroll_filter=where,
-                    limit=SCROLL,
-                    offset=offset,
-                    with_payload=["document_id", "generation"],
-                )
-            payloads = [record.payload or {} for record in records]
-            found.update((one["document_id"], one["generation"]) for one in payloads)
-            if offset is None:
-                return found
+    def inventory(
+        self, scope: Scope, index: Index, document_id: str | None = None
+    ) -> Counter[tuple[str, int]]:
+        """How many points there are of each (document, generation), or of one document's.
+
+        Reads all of them.
+        """
+        only = [AnyOf("document_id", (document_id,))] if document_id is not None else []
+        payloads = self._scroll(scope, index, only, ["document_id", "generation"])
+        return Counter((one["document_id"], one["generation"]) for one in payloads)
+
+    def paint(
+        self,
+        scope: Scope,
+        index: Index,
+        document_id: str,
+        generation: int,
+        *,
+        metadata: Metadata,
+        title: str | None = None,
+    ) -> None:
+        """Give all points of a document's generation other metadata, and a title unless None."""
+        where = _filter(scope, of_generation(document_id, generation))
+        with self._reached():
+            changed = face_payload(metadata, title)
+            self._client.set_payload(index.physical, changed, points=where, wait=True)
+
+    def chunks(
+        self, scope: Scope, index: Index, document_id: str, generation: int, first: int, limit: int
+    ) -> list[Chunk]:
+        """Those chunks of a generation that are there, by index, from `first` on up to `limit`."""
+        where = of_chunks(document_id, generation, first, limit)
+        found = map(chunk_of, self._scroll(scope, index, where, True))
+        return sorted(found, key=lambda chunk: chunk.index)
+
+    def faces(self, scope: Scope, index: Index) -> Iterator[Face]:
+        """What every point says of its document."""
+        return map(face_of, self._scroll(scope, index, [], list(FACE)))
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""
@@ -162,6 +190,28 @@ class ServerStore:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _scroll(
+        self,
+        scope: Scope,
+        index: Index,
+        conditions: Sequence[Condition],
+        fields: list[str] | bool,
+    ) -> Iterator[dict[str, Any]]:
+        """The payloads of all points for which the conditions hold, or these fields of them."""
+        where, offset = _filter(scope, conditions), None
+        while True:
+            with self._reached():
+                records, offset = self._client.scroll(
+                    index.physical,
+                    scroll_filter=where,
+                    limit=SCROLL,
+                    offset=offset,
+                    with_payload=fields,
+                )
+            yield from (record.payload or {} for record in records)
+            if offset is None:
+                return
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -250,7 +300,7 @@ def _filter(scope: Scope, conditions: Sequence[Condition]) -> models.Filter:
     return models.Filter(must=[tenant, *must], must_not=must_not or None)
 
 
-def _field(condition: AnyOf | Range) -> models.FieldCondition:
+def _field(condition: AnyOf | Range) -> models.FieldCondition | models.Filter:
     if isinstance(condition, Range):
         bounds = models.Range(
             gt=condition.gt, gte=condition.gte, lt=condition.lt, lte=condition.lte
@@ -259,4 +309,9 @@ def _field(condition: AnyOf | Range) -> models.FieldCondition:
     values: list[Any] = list(condition.values)
     if len(values) == 1:
         return models.FieldCondition(key=condition.key, match=models.MatchValue(value=values[0]))
+    if isinstance(values[0], bool):  # true or false: MatchAny takes no booleans
+        matches = [models.MatchValue(value=value) for value in values]
+        return models.Filter(
+            should=[models.FieldCondition(key=condition.key, match=match) for match in matches]
+        )
     return models.FieldCondition(key=condition.key, match=models.MatchAny(any=values))

@@ -78,6 +78,15 @@ class Model:
 
     promised: dict[str, int | None] = field(default_factory=dict)
     open: dict[str, set[int | None]] = field(default_factory=dict)
+    marks: dict[str, tuple[int | None, set[int | None]]] = field(default_factory=dict)
+
+    def mark(self, document: str, *marks: int | None) -> None:
+        """What a patch may have left in the metadata of the version that is there."""
+        self.marks[document] = (self.promised[document], set(marks))
+
+    def marked(self, document: str) -> int | None:
+        """The mark that was there when it was looked at last."""
+        return next(iter(self.marks.get(document, (None, {None}))[1]))
 
     def ask(self, document: str, version: int | None) -> None:
         """It may happen from now on."""
@@ -104,6 +113,11 @@ class Model:
             if version not in allowed:
                 raise Violation(f"{document} is there in version {version}, not one of {allowed}")
             self.promise(document, version)
+            mark = there["mark"] if there else None
+            patched, marks = self.marks.get(document, (version, {mark}))
+            if patched == version and mark not in marks:
+                raise Violation(f"{document} has mark {mark}, and none of {marks}")
+            self.mark(document, mark)
 
 
 def kills(
@@ -131,6 +145,11 @@ def kills(
             # Those are left alone by deletes, so a search always has to find them.
             kept = [d for d in DOCUMENTS[:3] if model.promised.get(d) is not None]
             victim.do("watch", ids=kept)
+            for document in [d for d in DOCUMENTS if model.promised.get(d) is not None] * 3:
+                version += 1
+                model.mark(document, model.marked(document), version)
+                assert victim.do("patch", id=document, mark=version)["patched"]
+                model.mark(document, version)
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
                 version += 1
@@ -138,8 +157,11 @@ def kills(
                 deletable = document not in kept and model.promised.get(document) is not None
                 if deletable and draw.random() < 0.4:
                     model.ask(document, None)
-                    victim.do("delete", id=document)
-                    model.promise(document, None)
+                    if draw.random() < 0.5:
+                        victim.do("delete", id=document)
+                        model.promise(document, None)
+                    elif victim.do("delete matching", id=document)["deleted"]:
+                        model.promise(document, None)
                 else:
                     model.ask(document, version)
                     victim.do("put", id=document, version=version, paragraphs=draw.randint(1, 12))

@@ -19,7 +19,9 @@ from typing import Any
 
 from rag import collection as shelf
 from rag import ingest as steps
+from rag import patch
 from rag.catalog import Catalog
+from rag.errors import Conflict
 from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.journal import Journal
@@ -50,6 +52,9 @@ STEPS: dict[str, tuple[Any, str]] = {
     "drop objects": (Catalog, "drop_doomed"),
     "drop an object": (ObjectStore, "delete"),
     "release": (Journal, "release"),
+    "delete by a filter": (Journal, "delete_documents"),
+    "write a patch down": (patch, "_write_down"),
+    "paint points": (EdgeStore, "paint"),
 }
 
 
@@ -134,7 +139,8 @@ def look() -> dict[str, Any]:
     seen = {}
     for record in parts.catalog.documents(scope, COLLECTION, limit=1000):
         found = versions_of(record.id)
-        seen[record.id] = {"versions": dict(found), "chunks": record.chunks}
+        mark = record.metadata.get("mark")
+        seen[record.id] = {"versions": dict(found), "chunks": record.chunks, "mark": mark}
     kinds = Counter(finding.kind for finding in examine(parts))
     return {"documents": seen, "fsck": dict(kinds)}
 
@@ -156,6 +162,16 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
         case {"do": "delete", "id": document}:
             rag.delete(document, collection=COLLECTION)
             return {"deleted": document}
+        case {"do": "delete matching", "id": document}:
+            return {
+                "deleted": rag.delete_matching({"document_id": document}, collection=COLLECTION)
+            }
+        case {"do": "patch", "id": document, "mark": mark}:
+            try:
+                rag.patch(document, {"metadata": {"mark": mark}}, collection=COLLECTION)
+            except Conflict:
+                return {"patched": False}
+            return {"patched": True}
         case {"do": "drain"}:
             for job in parts.journal.list_jobs(scope, limit=1000):
                 ingestor.ended(job.id).result(timeout=120)

@@ -107,6 +107,13 @@ def test_nested_metadata_are_refused(value):
         check_metadata({"deep": value}, 1000)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf"), 2**63, -(2**63) - 1])
+def test_numbers_that_no_filter_finds_are_refused(number):
+    with pytest.raises(InvalidInput, match="'n' is"):
+        check_metadata({"n": number}, 1000)
+    check_metadata({"most": 2**63 - 1, "least": -(2**63)}, 1000)
+
+
 def test_metadata_are_limited():
     check_metadata({"a": "x"}, 10)  # {"a": "x"}
     with pytest.raises(TooLarge, match="more than 9 bytes"):

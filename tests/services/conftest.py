@@ -17,6 +17,7 @@ def parts(tmp_path_factory) -> Iterator[Parts]:
     """Stores in a temporary folder, and the starter profile's models, loaded once."""
     data = tmp_path_factory.mktemp("data")
     opened = open_parts(Settings(data=data, profile="starter", threads=2, warm_up=False))
+    assert opened.parsers  # made here, so that they are closed here, whichever copy parses first
     yield opened
     opened.close()
 

@@ -56,6 +56,25 @@ def test_ingest_ask_search_ls_rm(folder):
     assert json.loads(run("ls", "default", "--json", folder=folder).stdout) == []
 
 
+def test_rm_by_filter_and_with_a_proof(folder):
+    for name in ("one", "two"):
+        (folder / f"{name}.txt").write_text(f"This is text {name}.")
+        metadata = ("-m", f"name={name}", "-m", "kind=shelf")
+        run("ingest", f"{name}.txt", "-c", "shelf", *metadata, "-p", "starter", folder=folder)
+    in_shelf = ("-c", "shelf", "--filter")
+    would = run("rm", *in_shelf, '{"kind": "shelf"}', "--dry-run", folder=folder)
+    assert would.stdout.splitlines()[-1] == "2 documents would be deleted."
+    assert len(would.stdout.splitlines()) == 3
+    done = run("rm", *in_shelf, '{"name": "one"}', "--json", folder=folder)
+    assert [row["document_id"][:7] for row in json.loads(done.stdout)] == ["one-txt"]
+    (left,) = json.loads(run("ls", "shelf", "--json", folder=folder).stdout)
+    proved = run("rm", left["id"], "-c", "shelf", "--prove", folder=folder)
+    assert proved.returncode == 0, proved.stderr
+    assert f"{left['id']}: nothing is left" in proved.stdout
+    assert json.loads(run("ls", "shelf", "--json", folder=folder).stdout) == []
+    assert run("fsck", folder=folder).stdout == "Everything fits.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -66,6 +85,10 @@ def test_ingest_ask_search_ls_rm(folder):
         (["ingest", "missing.txt", "-p", "starter"], 3, "missing.txt"),
         (["ingest", "docs"], 5, "rag models pull"),
         (["rm"], 2, "--all"),
+        (["rm", "x", "--filter", '{"a": 1}'], 2, "--filter"),
+        (["rm", "--filter", "{}"], 2, "would delete every document"),
+        (["rm", "--all", "--prove"], 2, "--prove"),
+        (["rm", "x", "--dry-run"], 2, "--dry-run"),
         (["ls", "nowhere"], 3, "nowhere"),
     ],
 )

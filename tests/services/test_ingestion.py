@@ -153,12 +153,12 @@ def test_pages_of_documents(client, collection):
     documents = [{"id": name, "text": f"Text {name}."} for name in "abcde"]
     sent = {"collection": collection, "documents": documents}
     assert client.post("/v1/documents?wait=true", json=sent).status_code == 200
-    pages, after = [], ""
-    while after is not None:
-        where = f"/v1/documents?collection={collection}&limit=2&after={after}"
+    pages, cursor = [], ""
+    while cursor is not None:
+        where = f"/v1/documents?collection={collection}&limit=2&cursor={cursor}"
         page = client.get(where).json()
         pages.append([one["id"] for one in page["documents"]])
-        after = page["next"]
+        cursor = page["next"]
     assert pages == [["a", "b"], ["c", "d"], ["e"]]
 
 

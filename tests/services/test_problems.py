@@ -28,6 +28,7 @@ EXPECTED = {
     errors.ModelUnavailable: (503, "model-unavailable"),
     errors.StoreUnreachable: (503, "store-unreachable"),
     errors.StorageFull: (507, "storage-full"),
+    errors.FetchFailed: (502, "fetch-failed"),
     errors.Overloaded: (429, "overloaded"),
     errors.Cancelled: (499, "cancelled"),
     errors.MissingExtra: (501, "missing-extra"),

@@ -110,6 +110,8 @@ def test_bm25_stems_and_drops_stop_words(store):
         ({"year": {"gt": 1811}}, {"fast"}),
         ({"year": {"lte": 1811}, "by": "S"}, {"bell"}),
         ({"lit": True}, {"fast"}),
+        ({"lit": [True, False]}, {"fast"}),
+        ({"not": {"lit": [True, False]}}, {"bell", "eddy"}),
         ({"not": {"by": "S"}}, {"eddy", "fast"}),
         ({"not": {"year": {"gte": 1800}}}, {"eddy"}),
         ({"page": 2}, {"fast"}),
@@ -156,6 +158,48 @@ def test_delete_takes_the_named_generations_only(store):
         limit=5,
     )
     assert [hit.chunk.text for hit in dense] == ["new", LIGHTS[1].chunk.text]
+
+
+def test_paint_changes_what_points_of_one_generation_say(store):
+    old = point("bell", [1, 0, 0, 0], "old", generation=1, metadata={"year": 1811, "by": "S"})
+    new = [
+        point("bell", [1, 0, 0, 0], f"new {n}", generation=2, index=n, metadata={"year": 1811})
+        for n in range(3)
+    ]
+    store.upsert(MINE, INDEX, [old, *new, LIGHTS[1]])
+    store.upsert(THEIRS, INDEX, [point("bell", [1, 0, 0, 0], "x", scope=THEIRS, generation=2)])
+    store.paint(MINE, INDEX, "bell", 2, metadata={"sea": "north"}, title="Bell")
+    faces = sorted(store.faces(MINE, INDEX), key=lambda face: (face.document_id, face.generation))
+    assert [(f.document_id, f.generation, f.title, f.metadata) for f in faces] == [
+        ("bell", 1, "", {"year": 1811, "by": "S"}),
+        *[("bell", 2, "Bell", {"sea": "north"})] * 3,
+        ("eddy", 1, "", {"year": 1759, "by": "Smeaton"}),
+    ]
+    assert next(store.faces(THEIRS, INDEX)).metadata == {}
+    assert search(store, vector=[1, 0, 0, 0], where={"sea": "north"})[0] == ["bell"] * 3
+    # A title that is not given stays, metadata are replaced whole, vectors and texts untouched.
+    store.paint(MINE, INDEX, "bell", 2, metadata={})
+    assert search(store, vector=[1, 0, 0, 0], where={"sea": "north"})[0] == []
+    assert search(store, text="new", where={"title": "Bell"})[1] == ["bell"] * 3
+
+
+def test_chunks_of_a_generation_come_in_their_order(store):
+    points = [
+        point("bell", [1, 0, 0, 0], f"part {n}", generation=2, index=n, page=n + 1)
+        for n in range(25)
+    ]
+    store.upsert(MINE, INDEX, [*points[::-1], point("bell", [1, 0, 0, 0], "old", generation=1)])
+    chunks = [one.chunk for one in points]
+    assert store.chunks(MINE, INDEX, "bell", 2, 0, 25) == chunks
+    assert store.chunks(MINE, INDEX, "bell", 2, 10, 5) == chunks[10:15]
+    assert store.chunks(MINE, INDEX, "bell", 2, 20, 100) == chunks[20:]
+    assert store.chunks(MINE, INDEX, "bell", 3, 0, 5) == []
+
+
+def test_the_inventory_of_one_document(store):
+    store.upsert(MINE, INDEX, [*LIGHTS, point("bell", [1, 0, 0, 0], "b", generation=2)])
+    assert store.inventory(MINE, INDEX, "bell") == {("bell", 1): 1, ("bell", 2): 1}
+    assert store.inventory(MINE, INDEX)["eddy", 1] == 1
 
 
 def test_equal_scores_come_back_by_point_id(store):
