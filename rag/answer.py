@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
+from rag.catalog import Collection
 from rag.cite import Cited
 from rag.generate import Generated, Request
 from rag.parts import Parts
@@ -30,7 +31,7 @@ def compose(
         abstained=is_refusal(cited.text),
         question=request.question,
         hits=found.hits,
-        models=models_used(parts, support),
+        models=models_used(parts, request.collection, support),
         timings=dict(timings.seconds),
         usage=generated.stream.usage,
         trace_id=uuid4().hex,
@@ -39,11 +40,11 @@ def compose(
     )
 
 
-def models_used(parts: Parts, support: Support) -> dict[str, str]:
+def models_used(parts: Parts, collection: Collection, support: Support) -> dict[str, str]:
     """Which models made the answer, and how its support was judged."""
     reranker = parts.reranker
     return {
-        "embedder": parts.embedder.id,
+        "embedder": collection.pipeline["embedder"]["id"],
         "reranker": reranker.id if reranker is not None else NO_RERANKER,
         "generator": parts.generator.id,
         "support": support.how,

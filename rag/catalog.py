@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from rag.database import Database, utc
-from rag.errors import Conflict, InvalidInput, NotFound
+from rag.errors import CollectionMoved, Conflict, InvalidInput, NotFound
 from rag.store import PREFIX
 from rag.tables import (
     collections,
@@ -29,6 +29,7 @@ from rag.tables import (
     doomed,
     generations,
     jobs,
+    migrations,
     tasks,
     token_chunks,
 )
@@ -43,7 +44,8 @@ class Collection:
     """A named set of documents built by one pipeline; `physical` names its vectors in the store.
 
     `settings` holds choices made per collection (`bm25_language`, fusion, ...); `chunks` counts
-    live chunks.
+    live chunks. `build_for` is set for an index beside the one that serves, which nobody can name:
+    the id of the collection that users see (see `rag.builds`).
     """
 
     id: int
@@ -56,6 +58,12 @@ class Collection:
     answer_language: str
     chunks: int
     created_at: datetime
+    build_for: int | None = None
+
+
+Which = str | Collection
+"""A collection by its name, or one that was looked up before: that very one, whatever it is called
+by now. Who looked a collection up once, and keeps to that, sees one index throughout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,21 +185,28 @@ class Catalog:
         return self.collection(scope, name)
 
     def collection(
-        self, scope: Scope, name: str, *, within: sa.Connection | None = None
+        self, scope: Scope, which: Which, *, within: sa.Connection | None = None
     ) -> Collection:
-        """The collection of that name. Raises NotFound, also for one outside the scope."""
+        """As it is now. Raises NotFound, also for a name outside the scope."""
         with self._read(within) as connection:
-            return _collection(connection, scope, name)
+            return _collection(connection, scope, which)
+
+    def indexes(self, scope: Scope, which: Which) -> list[Collection]:
+        """A collection and what is built beside it. Raises NotFound."""
+        with self._database.read() as connection:
+            found = _collection(connection, scope, which)
+            return [found, *_aside(connection, found)]
 
     def collections(self, scope: Scope) -> list[Collection]:
-        """Every collection within the scope, by name."""
-        query = collections.select().where(collections.c.tenant == scope.tenant)
+        """Every collection within the scope, by name; not what is built aside."""
+        mine = sa.and_(collections.c.tenant == scope.tenant, collections.c.build_for.is_(None))
+        query = collections.select().where(mine)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(collections.c.name)).mappings().all()
         return [Collection(**utc(row)) for row in rows if scope.allows(row["name"])]
 
     def every_collection(self) -> list[Collection]:
-        """Those of all tenants: for maintenance, which sees everything."""
+        """Those of all tenants, and what is built aside: for maintenance, which sees everything."""
         with self._database.read() as connection:
             rows = connection.execute(collections.select()).mappings().all()
         return [Collection(**utc(row)) for row in rows]
@@ -200,63 +215,64 @@ class Catalog:
         """Change `settings`, `system_prompt` or `answer_language`; None leaves one as it is."""
         given = {key: value for key, value in changes.items() if value is not None}
         with self._database.write() as connection:
-            found = _collection(connection, scope, name)
+            found = self.locked(connection, scope, name)
             if given:
                 connection.execute(
                     collections.update().where(collections.c.id == found.id).values(given)
                 )
-            return _collection(connection, scope, name)
+            return _collection(connection, scope, found)
 
-    def delete_collection(self, scope: Scope, name: str) -> Collection:
-        """Forget a collection with all its documents and jobs; the caller drops its vectors."""
+    def delete_collection(self, scope: Scope, name: str) -> list[Collection]:
+        """Forget a collection with all its documents and jobs, and what is built aside for it.
+
+        Returns both: the caller drops their vectors.
+        """
         with self._database.write() as connection:
-            found = _collection(connection, scope, name)
-            row = sa.select(collections.c.id).where(collections.c.id == found.id)
-            connection.execute(row.with_for_update())  # nothing is accepted into it any more
-            mine = generations.c.collection_id == found.id
-            hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
-            for table in (tasks, jobs, token_chunks, documents, generations):
-                connection.execute(table.delete().where(table.c.collection_id == found.id))
-            connection.execute(collections.delete().where(collections.c.id == found.id))
-            self.doom(connection, hashes)
+            found = self.locked(connection, scope, name, alone=True)
+            built = [
+                self.locked(connection, scope, aside, alone=True)
+                for aside in _aside(connection, found)
+            ]
+            for one in (*built, found):
+                self.forget(connection, one)
         self.drop_doomed()
-        return found
+        return [found, *built]
 
     # Documents
 
     def documents(
-        self, scope: Scope, name: str, *, after: str = "", limit: int = 100
+        self, scope: Scope, which: Which, *, after: str = "", limit: int = 100
     ) -> list[DocumentRecord]:
         """Live documents by id, from the first id behind `after` on."""
         with self._database.read() as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             query = _live(found).where(documents.c.document_id > after)
             query = query.order_by(documents.c.document_id).limit(limit)
             return [_document(row) for row in connection.execute(query).mappings()]
 
     def document(
-        self, scope: Scope, name: str, document_id: str, *, within: sa.Connection | None = None
+        self, scope: Scope, which: Which, document_id: str, *, within: sa.Connection | None = None
     ) -> DocumentRecord:
         """One live document. Raises NotFound."""
         with self._read(within) as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             query = _live(found).where(documents.c.document_id == document_id)
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
-            raise _no_document(document_id, name)
+            raise _no_document(document_id, found.name)
         return _document(row)
 
     def live_generations(
         self,
         scope: Scope,
-        name: str,
+        which: Which,
         document_ids: Sequence[str],
         *,
         within: sa.Connection | None = None,
     ) -> dict[str, int]:
         """Document id -> its live generation, for those of `document_ids` that are live."""
         with self._read(within) as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             query = sa.select(documents.c.document_id, documents.c.generation).where(
                 documents.c.collection_id == found.id, documents.c.document_id.in_(document_ids)
             )
@@ -265,7 +281,7 @@ class Catalog:
     def begin_generation(
         self,
         scope: Scope,
-        name: str,
+        which: Which,
         document_id: str,
         *,
         content_hash: str,
@@ -276,6 +292,7 @@ class Catalog:
         """Open a generation to write points into; invisible until `flip`.
 
         The hashes are recorded from the start, so that no purge takes their objects away.
+        Raises CollectionMoved.
         """
         row = {
             "document_id": document_id,
@@ -293,27 +310,27 @@ class Catalog:
         }
         with self._write(within) as connection:
             self._database.lock_objects(connection, shared=True)
-            found = _collection(connection, scope, name)
+            found = _unmoved(_collection(connection, scope, which), which)
             result = connection.execute(generations.insert().values(collection_id=found.id, **row))
         return int(result.inserted_primary_key[0])  # type: ignore[index] # one row was inserted
 
     def flip(
-        self, scope: Scope, name: str, revision: Revision, *, within: sa.Connection | None = None
+        self, scope: Scope, which: Which, revision: Revision, *, within: sa.Connection | None = None
     ) -> bool:
         """Make the revision's generation the live one, in one transaction.
 
         False when a newer generation is live already, or this one was given up: then only its
-        points have to go.
+        points have to go. Raises CollectionMoved.
         """
         with self._write(within) as connection:
-            found = _collection(connection, scope, name)
-            live = self._lock_document(connection, found, revision.document_id)
+            found = self.locked(connection, scope, which)
+            live = _live_row(connection, found, revision.document_id)
             if live is not None and live.generation == revision.generation:
                 return True  # a repeated step must neither count twice nor mark the live one stale
             if live is not None and live.generation > revision.generation:
                 _mark_stale(connection, [revision.generation])
                 return False
-            if not _is_writing(connection, revision.generation):
+            if not _is_writing(connection, found, revision.generation):
                 return False  # it was given up meanwhile, and its points may be gone
             self._make_live(connection, found, revision, replace=live is not None)
             if live is not None:
@@ -322,22 +339,22 @@ class Catalog:
         return True
 
     def delete_document(
-        self, scope: Scope, name: str, document_id: str, *, within: sa.Connection | None = None
+        self, scope: Scope, which: Which, document_id: str, *, within: sa.Connection | None = None
     ) -> None:
         """Effective at commit; the points of its generations are purged behind it.
 
-        Raises NotFound.
+        It goes from what is built aside as well: nobody who deletes wants it kept there.
+        Raises NotFound, CollectionMoved.
         """
         with self._write(within) as connection:
-            found = _collection(connection, scope, name)
-            self.lock(connection, found)
+            found = self.locked(connection, scope, which)
             if not self.delete_documents(connection, found, [document_id]):
-                raise _no_document(document_id, name)
+                raise _no_document(document_id, found.name)
 
-    def abandon(self, scope: Scope, name: str, generation: int) -> None:
+    def abandon(self, scope: Scope, which: Which, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""
         with self._database.write() as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             query = generations.update().where(
                 generations.c.collection_id == found.id,
                 generations.c.id == generation,
@@ -345,10 +362,10 @@ class Catalog:
             )
             connection.execute(query.values(state="stale"))
 
-    def stale_generations(self, scope: Scope, name: str, document_id: str) -> list[int]:
+    def stale_generations(self, scope: Scope, which: Which, document_id: str) -> list[int]:
         """Generations of a document whose points are to be deleted, and nobody writes any more."""
         with self._database.read() as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             query = sa.select(generations.c.id).where(
                 generations.c.collection_id == found.id,
                 generations.c.document_id == document_id,
@@ -357,10 +374,10 @@ class Catalog:
             )
             return list(connection.execute(query).scalars())
 
-    def purged(self, scope: Scope, name: str, stale: Sequence[int]) -> None:
+    def purged(self, scope: Scope, which: Which, stale: Sequence[int]) -> None:
         """Forget stale generations whose points are gone, and the objects that only they used."""
         with self._database.write() as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             mine = sa.and_(
                 generations.c.collection_id == found.id,
                 generations.c.id.in_(stale),
@@ -372,16 +389,17 @@ class Catalog:
             self.doom(connection, hashes)
         self.drop_doomed()
 
-    def all_stale(self) -> list[tuple[Scope, str, str]]:
+    def all_stale(self) -> list[tuple[Scope, Collection, str]]:
         """(scope, collection, document) of every document with points that are to be deleted."""
         query = (
-            sa.select(collections.c.tenant, collections.c.name, generations.c.document_id)
-            .join(collections, collections.c.id == generations.c.collection_id)
+            sa.select(generations.c.collection_id, generations.c.document_id)
             .where(generations.c.state == "stale", ~_is_held())
             .distinct()
         )
+        known = {found.id: found for found in self.every_collection()}
         with self._database.read() as connection:
-            return [(Scope(row[0]), row[1], row[2]) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        return [(Scope(known[at].tenant), known[at], name) for at, name in rows if at in known]
 
     def abandon_orphans(self, before: datetime) -> None:
         """Mark generations begun before a time that nobody is writing any more.
@@ -448,11 +466,11 @@ class Catalog:
                 connection.execute(doomed.delete().where(doomed.c.name.in_(names)))
 
     def token_document_frequencies(
-        self, scope: Scope, name: str, tokens: Sequence[int]
+        self, scope: Scope, which: Which, tokens: Sequence[int]
     ) -> tuple[dict[int, int], int]:
         """(token id -> live chunks that hold it, number of live chunks)."""
         with self._database.read() as connection:
-            found = _collection(connection, scope, name)
+            found = _collection(connection, scope, which)
             query = sa.select(token_chunks.c.token, token_chunks.c.chunks).where(
                 token_chunks.c.collection_id == found.id, token_chunks.c.token.in_(tokens)
             )
@@ -471,10 +489,57 @@ class Catalog:
     def delete_documents(
         self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
     ) -> list[str]:
-        """Delete those of a few hundred documents that are live, in a collection that is locked.
-
-        Returns their ids.
+        """Delete those of a few hundred documents that are live, in a collection that is locked,
+        and in what is built aside. Returns their ids.
         """
+        deleted = self._unmake(connection, found, document_ids)
+        for aside in _aside(connection, found):
+            beside = self.locked(connection, Scope(found.tenant), aside)
+            self._unmake(connection, beside, document_ids)
+        return deleted
+
+    def locked(
+        self,
+        connection: sa.Connection,
+        scope: Scope,
+        which: Which,
+        *,
+        alone: bool = False,
+        shared: bool = False,
+    ) -> Collection:
+        """Take turns with others who flip or delete in a collection, until the transaction ends.
+
+        It orders flips of new documents, which have no row to lock yet, and keeps the counters
+        exact. Comes before locks of tasks and generations, or two would wait for each other. On
+        SQLite a write transaction is alone anyway.
+
+        `shared`: only that the collection stays what it is; `alone`: nobody else even does that.
+        Raises NotFound, and CollectionMoved for one that was looked up under another name.
+        """
+        while True:
+            found = _unmoved(_collection(connection, scope, which), which)
+            query = collections.select().where(collections.c.id == found.id)
+            query = query.with_for_update(key_share=not alone, read=shared)
+            row = connection.execute(query).mappings().one_or_none()
+            if row is not None and row["name"] == found.name:
+                return Collection(**utc(row))
+            # It was deleted, or another index was put in its place, while we waited for the lock.
+
+    def forget(self, connection: sa.Connection, found: Collection) -> None:
+        """Delete every row of a collection that is locked."""
+        mine = generations.c.collection_id == found.id
+        hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
+        either = sa.or_(migrations.c.collection_id == found.id, migrations.c.build_id == found.id)
+        connection.execute(migrations.delete().where(either))
+        for table in (tasks, jobs, token_chunks, documents, generations):
+            connection.execute(table.delete().where(table.c.collection_id == found.id))
+        connection.execute(collections.delete().where(collections.c.id == found.id))
+        self.doom(connection, hashes)
+
+    def _unmake(
+        self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
+    ) -> list[str]:
+        """Delete those that are live. Returns their ids."""
         mine = sa.and_(
             documents.c.collection_id == found.id, documents.c.document_id.in_(document_ids)
         )
@@ -486,27 +551,6 @@ class Catalog:
         connection.execute(documents.delete().where(mine))
         _mark_stale(connection, list(live.values()))
         return sorted(live)
-
-    def lock(self, connection: sa.Connection, found: Collection) -> None:
-        """Take turns with others who flip or delete in a collection, until the transaction ends.
-
-        It orders flips of new documents, which have no row to lock yet, and keeps the counters
-        exact. Comes before locks of tasks and generations, or two would wait for each other. On
-        SQLite a write transaction is alone anyway.
-        """
-        row = sa.select(collections.c.id).where(collections.c.id == found.id)
-        connection.execute(row.with_for_update(key_share=True))
-
-    def _lock_document(
-        self, connection: sa.Connection, found: Collection, document_id: str
-    ) -> sa.Row[Any] | None:
-        """The live row of a document, in a collection that is locked."""
-        self.lock(connection, found)
-        return connection.execute(
-            sa.select(documents.c.generation).where(
-                documents.c.collection_id == found.id, documents.c.document_id == document_id
-            )
-        ).one_or_none()
 
     def _make_live(
         self, connection: sa.Connection, found: Collection, revision: Revision, *, replace: bool
@@ -578,16 +622,34 @@ class Catalog:
             )
 
 
-def _collection(connection: sa.Connection, scope: Scope, name: str) -> Collection:
-    row = None
-    if scope.allows(name):
-        query = collections.select().where(
-            collections.c.tenant == scope.tenant, collections.c.name == name
-        )
-        row = connection.execute(query).mappings().one_or_none()
+def _collection(connection: sa.Connection, scope: Scope, which: Which) -> Collection:
+    query = collections.select().where(collections.c.tenant == scope.tenant)
+    if isinstance(which, Collection):
+        query = query.where(collections.c.id == which.id)
+    elif scope.allows(which):
+        query = query.where(collections.c.name == which, collections.c.build_for.is_(None))
+    else:
+        raise _no_collection(which)
+    row = connection.execute(query).mappings().one_or_none()
     if row is None:
-        raise _no_collection(name)
+        raise _no_collection(which if isinstance(which, str) else which.name)
     return Collection(**utc(row))
+
+
+def _aside(connection: sa.Connection, found: Collection) -> list[Collection]:
+    """What is built beside a collection: one index, or none."""
+    query = collections.select().where(collections.c.build_for == found.id)
+    return [Collection(**utc(row)) for row in connection.execute(query).mappings()]
+
+
+def _unmoved(found: Collection, which: Which) -> Collection:
+    """Raise CollectionMoved when what was looked up is called something else by now."""
+    if isinstance(which, Collection) and found.name != which.name:
+        raise CollectionMoved(
+            f"The index of collection {which.name!r} was replaced by another meanwhile.",
+            hint="Nothing was changed; try again.",
+        )
+    return found
 
 
 def _no_collection(name: str) -> NotFound:
@@ -660,8 +722,19 @@ def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:
     return sorted(hashes - used)
 
 
-def _is_writing(connection: sa.Connection, generation: int) -> bool:
-    query = sa.select(generations.c.state).where(generations.c.id == generation)
+def _live_row(connection: sa.Connection, found: Collection, document_id: str) -> sa.Row[Any] | None:
+    """The live row of a document, in a collection that is locked."""
+    return connection.execute(
+        sa.select(documents.c.generation).where(
+            documents.c.collection_id == found.id, documents.c.document_id == document_id
+        )
+    ).one_or_none()
+
+
+def _is_writing(connection: sa.Connection, found: Collection, generation: int) -> bool:
+    query = sa.select(generations.c.state).where(
+        generations.c.id == generation, generations.c.collection_id == found.id
+    )
     return connection.execute(query).scalar_one_or_none() == "writing"
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from rag.catalog import Collection
 from rag.embed import Embedder
-from rag.errors import Conflict, InvalidInput, NotFound, PipelineMismatch, RagError
+from rag.errors import Conflict, InvalidInput, NotFound, RagError
 from rag.parse import PARSER
 from rag.parts import Parts
 from rag.settings import FusionName, Settings
@@ -91,8 +91,9 @@ def update(
 
 
 def drop(parts: Parts, scope: Scope, name: str) -> None:
-    """Delete a collection with all that it holds. Raises NotFound."""
-    parts.store.drop(index_of(parts.catalog.delete_collection(scope, name)))
+    """Delete a collection with all that it holds, and what is built aside. Raises NotFound."""
+    for found in parts.catalog.delete_collection(scope, name):
+        parts.store.drop(index_of(found))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -130,30 +131,18 @@ def fusion_of(collection: Collection, settings: Settings) -> FusionName:
     return fusion
 
 
-def check_embedder(collection: Collection, embedder: Embedder) -> None:
-    """Vectors of different models do not compare. Raises PipelineMismatch."""
-    built = collection.pipeline["embedder"]
-    if built == embedder.fingerprint:
-        return
-    differs = ", ".join(k for k, v in embedder.fingerprint.items() if built.get(k) != v)
-    raise PipelineMismatch(
-        f"Collection {collection.name!r} was built with {built['id']}, and {embedder.id} is"
-        f" configured (they differ in {differs}).",
-        hint=f"Set RAG_EMBEDDER={built['id']} (or --profile), or ingest into a new collection.",
-    )
-
-
 def split_options(
     parts: Parts, collection: Collection, source: Source, generation: int
 ) -> dict[str, Any]:
     """How `split_document` cuts for this collection: its own sizes, not today's settings."""
+    embedder = parts.embedder_for(collection)
     return {
         "document_id": source.document_id,
         "generation": generation,
-        "tokenizer": parts.embedder.tokenizer,
+        "tokenizer": embedder.tokenizer,
         "chunk_tokens": collection.pipeline["chunk_tokens"],
         "overlap": collection.pipeline["chunk_overlap"],
-        "instruction": parts.embedder.preset.passage_instruction,
+        "instruction": embedder.preset.passage_instruction,
         "source": source.origin,
         "metadata": source.metadata,
     }

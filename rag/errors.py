@@ -13,6 +13,7 @@ RagError
 ├── NotFound                  no such collection, document, job
 ├── Conflict                  the name is taken, the pipeline differs, the folder is in use
 │   ├── PipelineMismatch
+│   ├── CollectionMoved       its index was replaced by another while something was done to it
 │   └── DataFolderBusy
 ├── ModelUnavailable          a model cannot be found, loaded or trusted
 ├── StoreUnreachable          Qdrant or the catalog's database does not answer
@@ -82,6 +83,10 @@ class Conflict(RagError):
 
 class PipelineMismatch(Conflict):
     """The collection was built with another parser, splitter or embedder."""
+
+
+class CollectionMoved(Conflict):
+    """The collection's index was replaced by another one meanwhile."""
 
 
 class DataFolderBusy(Conflict):

@@ -8,7 +8,7 @@ from typing import Literal
 from rag import ingest as steps
 from rag import parsed
 from rag.catalog import Collection
-from rag.collection import check_embedder, index_of, split_options
+from rag.collection import index_of, split_options
 from rag.errors import Conflict, NotFound
 from rag.listing import every
 from rag.parts import Parts
@@ -48,17 +48,20 @@ def examine(parts: Parts) -> Iterator[Finding]:
     an orphan.
     """
     found = parts.catalog.every_collection()
+    names = {collection.id: collection.name for collection in found}
     for collection in found:
-        yield from _points(parts, collection)
+        name = f"{collection.tenant}/{names.get(collection.build_for or collection.id)}"
+        if collection.build_for is not None:
+            name += " (the index beside it)"
+        yield from _points(parts, collection, name)
     known = {collection.physical for collection in found}
     for physical in sorted(set(parts.store.physical_names()) - known):
         yield Finding("orphan vectors", physical, partial(parts.store.drop_physical, physical))
     yield from _objects(parts)
 
 
-def _points(parts: Parts, collection: Collection) -> Iterator[Finding]:
+def _points(parts: Parts, collection: Collection, name: str) -> Iterator[Finding]:
     scope, index = Scope(collection.tenant), index_of(collection)
-    name = f"{collection.tenant}/{collection.name}"
     known = parts.catalog.generations_of(collection)
     try:
         there = parts.store.inventory(scope, index)
@@ -69,13 +72,13 @@ def _points(parts: Parts, collection: Collection) -> Iterator[Finding]:
         yield Finding(
             "unpurged generation",
             f"{name}: {document_id!r}, generation {generation}",
-            partial(steps.purge, parts, scope, collection.name, document_id),
+            partial(steps.purge, parts, scope, collection, document_id),
         )
     for document_id, generation in sorted(known.orphans):
         yield Finding(
             "unfinished generation",
             f"{name}: {document_id!r}, generation {generation}",
-            partial(_give_up, parts, scope, collection.name, document_id, generation),
+            partial(_give_up, parts, scope, collection, document_id, generation),
         )
     for key, chunks in sorted(known.live.items()):
         if there[key] != chunks:
@@ -100,7 +103,7 @@ def _faces(parts: Parts, scope: Scope, collection: Collection) -> Iterator[Findi
     """Live documents whose points say something else of them than the catalog does."""
     records = {
         (record.id, record.generation): record
-        for record in every(parts.catalog, scope, collection.name)
+        for record in every(parts.catalog, scope, collection)
     }
     outdated = set()
     for face in parts.store.faces(scope, index_of(collection)):
@@ -115,12 +118,12 @@ def _faces(parts: Parts, scope: Scope, collection: Collection) -> Iterator[Findi
         yield Finding(
             "outdated points",
             f"{collection.tenant}/{collection.name}: {document_id!r} has other metadata",
-            partial(paint, parts, scope, collection.name, document_id, again=True),
+            partial(paint, parts, scope, collection, document_id, again=True),
         )
 
 
 def _give_up(
-    parts: Parts, scope: Scope, collection: str, document_id: str, generation: int
+    parts: Parts, scope: Scope, collection: Collection, document_id: str, generation: int
 ) -> None:
     """Purge what an interrupted process began to write, and nobody will finish."""
     parts.catalog.abandon(scope, collection, generation)
@@ -129,10 +132,8 @@ def _give_up(
 
 def _rewrite(parts: Parts, scope: Scope, collection: Collection, document_id: str) -> None:
     """Write a live document's points again, from its text. Raises NotFound, PipelineMismatch."""
-    check_embedder(collection, parts.embedder)
-    record = parts.catalog.document(scope, collection.name, document_id)
-    text, structure = (parts.objects.get(h) for h in (record.text_hash, record.parsed_hash))
-    document = parsed.unpack(text, structure)
+    record = parts.catalog.document(scope, collection, document_id)
+    document = parsed.stored(parts.objects, record)
     source = Source(record.title, record.source, id=record.id, metadata=record.metadata)
     options = split_options(parts, collection, source, record.generation)
     split = split_document(document, **options)
@@ -142,10 +143,10 @@ def _rewrite(parts: Parts, scope: Scope, collection: Collection, document_id: st
             hint="Ingest it again.",
         )
     parts.store.delete(scope, index_of(collection), document_id, [record.generation])
-    for chunks, vectors in steps.embed(parts, split.chunks):
+    for chunks, vectors in steps.embed(parts, collection, split.chunks):
         steps.store(parts, scope, collection, chunks, vectors)
     if record.renamed:
-        paint(parts, scope, collection.name, document_id, again=True)
+        paint(parts, scope, collection, document_id, again=True)
 
 
 def _objects(parts: Parts) -> Iterator[Finding]:

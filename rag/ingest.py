@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag import parsed
-from rag.catalog import Collection, DocumentRecord, Revision
+from rag.catalog import Collection, DocumentRecord, Revision, Which
 from rag.collection import index_of, source_fingerprint
+from rag.embed import Embedder
 from rag.errors import NotFound, RagError
 from rag.language import language_warning
 from rag.objects import digest
@@ -64,7 +65,7 @@ def unchanged(
 ) -> DocumentReport | None:
     """The report of the document that was made from exactly the same, if it is there already."""
     try:
-        record = parts.catalog.document(scope, found.name, source.document_id)
+        record = parts.catalog.document(scope, found, source.document_id)
     except NotFound:
         return None
     same = record.fingerprint == source_fingerprint(source, content_hash)
@@ -113,14 +114,14 @@ def resume(parts: Parts, keeper: Keeper) -> tuple[int, Document] | None:
 
 
 def embed(
-    parts: Parts, chunks: Sequence[Chunk]
+    parts: Parts, found: Collection, chunks: Sequence[Chunk]
 ) -> Iterator[tuple[Sequence[Chunk], NDArray[np.float32]]]:
-    """Chunks with their vectors, a batch at a time."""
-    batch = parts.settings.embed_batch
+    """Chunks with their vectors, a batch at a time, by the embedder of their collection."""
+    batch, embedder = parts.settings.embed_batch, parts.embedder_for(found)
     for at in range(0, len(chunks), batch):
         part = chunks[at : at + batch]
         with working(replace(current_work(), priority=Priority.BULK)):
-            vectors = parts.embedder.embed_passages([chunk.embedded_text for chunk in part])
+            vectors = embedder.embed_passages([chunk.embedded_text for chunk in part])
         yield part, vectors
 
 
@@ -142,6 +143,7 @@ def store(
 
 def revision(
     parts: Parts,
+    found: Collection,
     source: Source,
     content_hash: str,
     document: Document,
@@ -162,23 +164,23 @@ def revision(
         tokens=sum(chunk.tokens for chunk in split.chunks),
         pages=len(document.pages),
         characters=len(document.text),
-        warnings=_warnings(parts, document, split),
+        warnings=warnings_of(parts.embedder_for(found), document, split),
         token_chunks=split.token_chunks,
     )
 
 
-def purge(parts: Parts, scope: Scope, collection: str, document_id: str) -> None:
+def purge(parts: Parts, scope: Scope, collection: Which, document_id: str) -> None:
     """Delete points and objects of generations that are no longer live.
 
     They are invisible already; when the store does not answer, the next sweep tries again.
     """
     try:
-        found = parts.catalog.collection(scope, collection)
-        stale = parts.catalog.stale_generations(scope, collection, document_id)
-        if stale:
-            parts.store.delete(scope, index_of(found), document_id, stale)
-            parts.store.flush(index_of(found))
-            parts.catalog.purged(scope, collection, stale)
+        for found in parts.catalog.indexes(scope, collection):
+            stale = parts.catalog.stale_generations(scope, found, document_id)
+            if stale:
+                parts.store.delete(scope, index_of(found), document_id, stale)
+                parts.store.flush(index_of(found))
+                parts.catalog.purged(scope, found, stale)
     except RagError as error:
         log.warning("old points of %r are invisible but not deleted yet: %s", document_id, error)
 
@@ -203,13 +205,13 @@ class Unjournaled:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        name, document_id = self._found.name, self._source.document_id
+        document_id = self._source.document_id
         if kind is not None and self._opened is not None:
             try:
-                self._parts.catalog.abandon(self._scope, name, self._opened)
+                self._parts.catalog.abandon(self._scope, self._found, self._opened)
             except RagError as error:
                 log.warning("generation %d stays unfinished and invisible: %s", self._opened, error)
-        purge(self._parts, self._scope, name, document_id)
+        purge(self._parts, self._scope, self._found, document_id)
 
     def generation(self) -> None:
         """Nothing is left of earlier attempts."""
@@ -222,7 +224,7 @@ class Unjournaled:
         """A new generation to write into."""
         self._opened = self._parts.catalog.begin_generation(
             self._scope,
-            self._found.name,
+            self._found,
             self._source.document_id,
             content_hash=digest(self._content),
             text_hash=text_hash,
@@ -237,9 +239,9 @@ class Unjournaled:
 
     def flip(self, revision: Revision) -> DocumentReport:
         """Make the generation the live one, in one transaction."""
-        catalog, scope, name = self._parts.catalog, self._scope, self._found.name
-        replaces = bool(catalog.live_generations(scope, name, [revision.document_id]))
-        catalog.flip(scope, name, revision)
+        catalog, scope, found = self._parts.catalog, self._scope, self._found
+        replaces = bool(catalog.live_generations(scope, found, [revision.document_id]))
+        catalog.flip(scope, found, revision)
         return report_of(revision, "replaced" if replaces else "ingested")
 
 
@@ -269,7 +271,7 @@ def failed(source: Source, error: RagError) -> DocumentReport:
     )
 
 
-def _warnings(parts: Parts, document: Document, split: Split) -> tuple[str, ...]:
-    languages = parts.embedder.preset.languages
-    foreign = language_warning(document.text, languages, parts.embedder.id)
+def warnings_of(embedder: Embedder, document: Document, split: Split) -> tuple[str, ...]:
+    """What the owner of a document should know of it."""
+    foreign = language_warning(document.text, embedder.preset.languages, embedder.id)
     return (*document.warnings, *split.warnings, *([foreign] if foreign else []))

@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 from rag.catalog import Revision
-from rag.collection import check_embedder, index_of
+from rag.collection import index_of
 from rag.errors import (
     Cancelled,
     ModelUnavailable,
@@ -278,7 +278,7 @@ class Ingestor:
         if same := unchanged(parts, scope, found, task.source, task.content_hash):
             self._journal.unchanged(task, same)
             return
-        check_embedder(found, parts.embedder)
+        parts.embedder_for(found)  # before anything is begun: it may not be there
         if not found.chunks:  # a crash may have come between the collection's row and its vectors
             parts.store.create(index_of(found))
         content = parts.objects.path(task.content_hash)

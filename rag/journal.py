@@ -33,7 +33,7 @@ from rag.database import Database, utc
 from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
 from rag.objects import digest
 from rag.sources import Source
-from rag.tables import collections, generations, jobs, tasks
+from rag.tables import collections, generations, jobs, migrations, tasks
 from rag.types import DocumentReport, Scope
 
 State = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
@@ -162,7 +162,7 @@ class Journal:
         sent = [(_packed(arrival.source), arrival.content_hash) for arrival in arrivals]
         request_hash = digest(json.dumps(sent, sort_keys=True).encode())
         with _same_key_at_once(), self._database.write() as connection:
-            found = self._catalog.collection(scope, collection, within=connection)
+            found = self._catalog.locked(connection, scope, collection, shared=True)
             if key is not None:
                 query = sa.select(jobs.c.id, jobs.c.request_hash).where(
                     jobs.c.collection_id == found.id, jobs.c.idempotency_key == key
@@ -260,9 +260,13 @@ class Journal:
             ),
             sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now),
         )
+        # Its index is about to be replaced: what begins now would be written for the old one.
+        held_up = sa.exists().where(
+            migrations.c.collection_id == tasks.c.collection_id, migrations.c.paused_until > now
+        )
         pick = (
             sa.select(tasks.c.id)
-            .where(due, in_order, running < per_collection)
+            .where(due, in_order, running < per_collection, ~held_up)
             .order_by(tasks.c.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=tasks)
@@ -345,8 +349,7 @@ class Journal:
         `report_of` makes the report of whether a document was replaced. Raises LeaseLost.
         """
         with self._database.write() as connection:
-            found = self._catalog.collection(task.scope, task.collection, within=connection)
-            self._catalog.lock(connection, found)
+            self._catalog.locked(connection, task.scope, task.collection)
             self._hold(connection, task)
             live = self._catalog.live_generations(
                 task.scope, task.collection, [task.document_id], within=connection
@@ -492,8 +495,7 @@ class Journal:
         Raises NotFound when there is neither.
         """
         with self._database.write() as connection:
-            found = self._catalog.collection(scope, collection, within=connection)
-            self._catalog.lock(connection, found)
+            found = self._catalog.locked(connection, scope, collection)
             cancelled = self._cancel_documents(connection, found, [document_id])
             try:
                 self._catalog.delete_document(scope, collection, document_id, within=connection)
@@ -515,8 +517,7 @@ class Journal:
         """
         deleted: list[str] = []
         with self._database.write() as connection:
-            found = self._catalog.collection(scope, collection, within=connection)
-            self._catalog.lock(connection, found)
+            found = self._catalog.locked(connection, scope, collection)
             for at in range(0, len(document_ids), AT_ONCE):
                 part = document_ids[at : at + AT_ONCE]
                 records = self._catalog.records(connection, found, part)
@@ -533,8 +534,7 @@ class Journal:
         these stay.
         """
         with self._database.write() as connection:
-            found = self._catalog.collection(scope, collection, within=connection)
-            self._catalog.lock(connection, found)
+            found = self._catalog.locked(connection, scope, collection)
             mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
             let_go = sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now())
             going = sa.and_(mine, tasks.c.state.not_in(OPEN), let_go)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rag.catalog import Catalog, DocumentRecord
+from rag.catalog import Catalog, DocumentRecord, Which
 from rag.errors import InvalidInput
 from rag.store.filters import Condition, document_conditions, matches
 from rag.types import Scope
@@ -47,7 +47,7 @@ def page(
 
 
 def every(
-    catalog: Catalog, scope: Scope, collection: str, conditions: Sequence[Condition] = ()
+    catalog: Catalog, scope: Scope, collection: Which, conditions: Sequence[Condition] = ()
 ) -> Iterator[DocumentRecord]:
     """All documents for which the conditions hold."""
     after = ""

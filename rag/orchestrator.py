@@ -5,6 +5,7 @@ ingest:  bytes -> parse -> split -> embed -> store   (visible all at once or not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from rag.answer import compose
 from rag.catalog import Collection, DocumentRecord
 from rag.cite import cite
 from rag.condense import condense
-from rag.errors import InvalidInput, NotFound
+from rag.errors import CollectionMoved, InvalidInput, NotFound
 from rag.generate import Request, refuse
 from rag.objects import digest
 from rag.pack import pack
@@ -75,11 +76,12 @@ class Orchestrator:
         """The answer in the making; the last event is the whole `Answer`. Closing it stops it."""
         parts, timings = self.parts, Timings()
         check_question(question, history, sampling, parts.settings)
-        shelved, generator = parts.catalog.collection(self.scope, collection), parts.generator
+        shelved = parts.catalog.collection(self.scope, collection)
+        generator = parts.generator_for(shelved)
         with timings.stage("condense"):
             standalone, notes = condense(question, history, generator)
         limit = limit or parts.settings.rerank_limit
-        found = self.search(standalone, collection=collection, filter=filter, limit=limit)
+        found = self._search(standalone, shelved, filter=filter, limit=limit)
         timings.add(found.timings)
         yield t.Retrieved(found.hits)
         with timings.stage("pack"):
@@ -112,13 +114,36 @@ class Orchestrator:
         filter: Mapping[str, Any] | None = None,
     ) -> t.SearchResult:
         """The best hits, best first."""
+        found = self.parts.catalog.collection(self.scope, collection)
+        search = partial(
+            self._search, question, limit=limit, mode=mode, rerank=rerank, filter=filter
+        )
+        try:
+            return search(found)
+        except NotFound:
+            # It was migrated since, and the index of before dropped?
+            now = self.parts.catalog.collection(self.scope, collection)
+            if now.id == found.id:
+                raise
+            return search(now)
+
+    def _search(
+        self,
+        question: str,
+        found: Collection,
+        *,
+        limit: int = 10,
+        mode: Mode = "hybrid",
+        rerank: bool = True,
+        filter: Mapping[str, Any] | None = None,
+    ) -> t.SearchResult:
+        """The best hits of one index, whatever its name points at by the end."""
         parts, timings, settings = self.parts, Timings(), self.parts.settings
         check_search(question, limit, settings)
         conditions = parse_filter(filter)
-        found = parts.catalog.collection(self.scope, collection)
-        shelf.check_embedder(found, parts.embedder)
+        embedder = parts.embedder_for(found)
         with timings.stage("embed"):
-            vector = parts.embedder.embed_queries([question])[0] if mode != "bm25" else None
+            vector = embedder.embed_queries([question])[0] if mode != "bm25" else None
         with timings.stage("retrieve"):
             hits, cuts = retrieve(
                 parts.store,
@@ -135,13 +160,14 @@ class Orchestrator:
             hits, behind = as_patched(parts, found, hits, conditions)
             cuts += behind
         candidates = len(hits)
-        if rerank and parts.reranker is not None:
+        reranker = parts.reranker_for(found) if rerank else None
+        if reranker is not None:
             with timings.stage("rerank"):
                 depth = max(settings.rerank_limit, limit)
                 frequencies = parts.frequencies(self.scope, found)
                 budget = settings.rerank_budget_ms
                 hits, late = by_relevance(
-                    question, hits, parts.reranker, depth, frequencies, budget_ms=budget
+                    question, hits, reranker, depth, frequencies, budget_ms=budget
                 )
                 cuts += late
         return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts), candidates)
@@ -171,10 +197,18 @@ class Orchestrator:
         on_progress: steps.OnProgress = steps.ignore,
     ) -> t.DocumentReport:
         """Ingest one document; until the flip, searches see what was there before."""
+        content = steps.read(source, self.parts.settings)
+        try:
+            return self._add(source, content, collection, on_progress)
+        except CollectionMoved:  # what was written is in the index of before: once more
+            return self._add(source, content, collection, on_progress)
+
+    def _add(
+        self, source: Source, content: bytes, collection: str, on_progress: steps.OnProgress
+    ) -> t.DocumentReport:
         parts, scope = self.parts, self.scope
         found = parts.catalog.collection(scope, collection)
-        shelf.check_embedder(found, parts.embedder)
-        content = steps.read(source, parts.settings)
+        parts.embedder_for(found)  # before anything is begun: it may not be there
         if same := steps.unchanged(parts, scope, found, source, digest(content)):
             return same
         with steps.Unjournaled(parts, scope, found, source, content, on_progress) as keeper:
@@ -199,10 +233,10 @@ class Orchestrator:
             generation, document = resumed
         split = split_document(document, **shelf.split_options(parts, found, source, generation))
         total = len(split.chunks)
-        for chunks, vectors in steps.embed(parts, split.chunks[keeper.stored() :]):
+        for chunks, vectors in steps.embed(parts, found, split.chunks[keeper.stored() :]):
             steps.store(parts, scope, found, chunks, vectors)
             keeper.progress("embed", chunks[-1].index + 1, total)
-        made = steps.revision(parts, source, content_hash, document, split, generation)
+        made = steps.revision(parts, found, source, content_hash, document, split, generation)
         return keeper.flip(made)
 
     def delete(self, document_id: str, *, collection: str = "default") -> None:

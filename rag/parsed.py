@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict
 
+from rag.catalog import DocumentRecord
+from rag.objects import ObjectStore
 from rag.parse import PARSER
 from rag.split import SPLITTER
 from rag.types import Document, Heading
@@ -40,3 +42,11 @@ def unpack(text: bytes, packed: bytes) -> Document:
         metadata=fields["metadata"],
         warnings=tuple(fields["warnings"]),
     )
+
+
+def stored(objects: ObjectStore, record: DocumentRecord) -> Document:
+    """A document that is kept. Raises NotFound."""
+    text = objects.get(record.text_hash)
+    if not record.parsed_hash:  # ingested before its structure was kept
+        return Document(text.decode("utf8"), record.title, record.media_type)
+    return unpack(text, objects.get(record.parsed_hash))

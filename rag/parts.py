@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
+from rag.builds import Builds
 from rag.catalog import Catalog, Collection
 from rag.database import Database
 from rag.embed import Embedder, load_embedder
+from rag.embedders import OtherEmbedders, Served, mismatch
+from rag.errors import ModelUnavailable
 from rag.generate import Generator, LanguageModelGenerator
 from rag.journal import Journal
 from rag.models.cpu import Cpu, PrecisionChoice
@@ -87,13 +90,76 @@ class Parts:
         """The child processes that parse files."""
         return self._once("parsers", self._load_parsers)
 
+    @property
+    def builds(self) -> Builds:
+        """Indexes that are built aside."""
+        return Builds(self.database, self.catalog)
+
+    # Each collection is served by the embedder that it was built with.
+
+    def embedder_for(self, collection: Collection) -> Embedder:
+        """The embedder of a collection. Raises ModelUnavailable, PipelineMismatch."""
+        other = self._other_for(collection)
+        return self.embedder if other is None else other.embedder
+
+    def late_interaction_for(self, collection: Collection) -> LateInteractionReranker:
+        """Late interaction over the token vectors of a collection's embedder."""
+        other = self._other_for(collection)
+        return self.late_interaction if other is None else other.late_interaction
+
+    def reranker_for(self, collection: Collection) -> Reranker | None:
+        """The reranker as a collection needs it: late interaction is its own embedder's."""
+        if self.settings.models.reranker != LATE_INTERACTION:
+            return self.reranker
+        other = self._other_for(collection)
+        return self.reranker if other is None else other.late_interaction
+
+    def generator_for(self, collection: Collection) -> Generator:
+        """The generator as a collection needs it: quotes are found by its own embedder."""
+        if self.settings.models.generator != QUOTE:
+            return self.generator
+        other = self._other_for(collection)
+        if other is None:
+            return self.generator
+        return QuoteGenerator(other.late_interaction, most=self.settings.quote_sentences)
+
+    def embedder_named(self, model_id: str) -> Embedder:
+        """The embedder that an id stands for today. Raises ModelUnavailable, InvalidInput."""
+        if model_id == self.settings.models.embedder:
+            return self.embedder
+        return self._others.named(model_id).embedder
+
+    def _other_for(self, collection: Collection) -> Served | None:
+        """What serves a collection in place of the configured embedder; None where that fits."""
+        built = collection.pipeline["embedder"]
+        if built["id"] != self.settings.models.embedder:
+            return self._others.of(collection)
+        if self.embedder.fingerprint == built:
+            return None
+        try:
+            return self._others.of(collection)
+        except ModelUnavailable:  # it is on another server, and only there
+            raise mismatch(collection, self.embedder) from None
+
+    @property
+    def _others(self) -> OtherEmbedders:
+        def make() -> OtherEmbedders:
+            settings = self.settings
+            return self._own(
+                OtherEmbedders(
+                    self._load_other, most=settings.embedders_kept, blend=settings.rerank_blend
+                )
+            )
+
+        return self._once("other embedders", make)
+
     def frequencies(self, scope: Scope, collection: Collection) -> Frequencies:
         """Looks up in how many chunks of a collection tokens occur."""
-        return partial(self.catalog.token_document_frequencies, scope, collection.name)
+        return partial(self.catalog.token_document_frequencies, scope, collection)
 
     def live_generations(self, scope: Scope, collection: Collection) -> LiveGenerations:
         """Looks up which generations of documents are the live ones."""
-        return partial(self.catalog.live_generations, scope, collection.name)
+        return partial(self.catalog.live_generations, scope, collection)
 
     def loaded_rerankers(self) -> list[Reranker]:
         """Those that are loaded, which keep what they computed of passages."""
@@ -145,6 +211,18 @@ class Parts:
             return self._own(remote_embedder(name, url, api_key=key, limits=limits))
         engines = engines_of(self.settings, self.settings.embedder_precision, self._crowd)
         return self._own(load_embedder(self.settings.models.embedder, engines=engines))
+
+    def _load_other(
+        self, model_id: str, *, revision: str | None = None, quantised: bool | None = None
+    ) -> Embedder:
+        """A model in this process, in the precision that its collection needs."""
+        precision: PrecisionChoice = self.settings.embedder_precision
+        if quantised:
+            precision = "int8"
+        elif quantised is False and precision == "int8":
+            precision = "auto"
+        engines = engines_of(self.settings, precision, self._crowd)
+        return load_embedder(model_id, revision=revision, engines=engines)
 
     def _load_late_interaction(self) -> LateInteractionReranker:
         late_interaction = LateInteractionReranker(self.embedder, blend=self.settings.rerank_blend)

@@ -14,13 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from rag import parsed
-from rag.catalog import Collection, DocumentRecord
+from rag.catalog import Collection, DocumentRecord, Which
 from rag.collection import index_of
 from rag.errors import Conflict, InvalidInput, RagError, StorageFull, StoreUnreachable
 from rag.parts import Parts
 from rag.sources import check_id, check_metadata
 from rag.store.filters import Condition, chunk_field, matches
-from rag.tables import collections, documents, tasks
+from rag.tables import documents, tasks
 from rag.types import Cut, Hit, Scope
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def change(
 
 
 def paint(
-    parts: Parts, scope: Scope, collection: str, document_id: str, *, again: bool = False
+    parts: Parts, scope: Scope, collection: Which, document_id: str, *, again: bool = False
 ) -> None:
     """Bring the points of a document up to its patches, if they are behind or with `again`.
 
@@ -79,16 +79,17 @@ def paint(
 
 def paint_all(parts: Parts) -> None:
     """Bring all points up to their documents' patches; what the store does not take, waits."""
-    query = (
-        sa.select(collections.c.tenant, collections.c.name, documents.c.document_id)
-        .join(collections, collections.c.id == documents.c.collection_id)
-        .where(documents.c.painted < documents.c.patches)
-    )
+    query = sa.select(documents.c.collection_id, documents.c.document_id)
+    query = query.where(documents.c.painted < documents.c.patches)
     with parts.database.read() as connection:
         behind = connection.execute(query).all()
-    for tenant, collection, document_id in behind:
+    known = {found.id: found for found in parts.catalog.every_collection()} if behind else {}
+    for collection_id, document_id in behind:
+        if collection_id not in known:
+            continue  # made since, or dropped
+        found = known[collection_id]
         try:
-            paint(parts, Scope(tenant), collection, document_id)
+            paint(parts, Scope(found.tenant), found, document_id)
         except (StoreUnreachable, StorageFull) as error:
             log.warning("%d documents' points do not show their patches: %s", len(behind), error)
             return  # nor would it take the others
@@ -127,8 +128,7 @@ def _write_down(
     parts: Parts, scope: Scope, collection: str, document_id: str, merge: Mapping[str, Any]
 ) -> DocumentRecord:
     with parts.database.write() as connection:
-        found = parts.catalog.collection(scope, collection, within=connection)
-        parts.catalog.lock(connection, found)
+        found = parts.catalog.locked(connection, scope, collection)
         record = parts.catalog.document(scope, collection, document_id, within=connection)
         _check_settled(connection, found, document_id)
         title, metadata = _merged(parts, record, merge)

@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     generations_waiting: int = Field(32, ge=1)  # requests that wait for it; more get 429
     generator_patience_ms: int = Field(250, ge=0, le=60_000)  # on a CPU: let questions go first
     model_queue: int = Field(256, ge=1)  # requests that wait for one model; more get 429
+    embedders_kept: int = Field(2, ge=1, le=64)  # in memory beside the configured one
     ingest_batch_ms: int = Field(50, ge=1, le=10_000)  # a batch of ingestion while questions come
 
     # What a converted model must agree on with torch to be used.
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
     ingest_retry_seconds: float = Field(60.0, ge=0)  # the longest pause before one
     ingest_orphan_hours: float = Field(24.0, gt=0)  # then what a dead process began is purged
     jobs_kept_days: float = Field(7.0, gt=0)  # ended jobs, and the bytes to try failed ones again
+    compare_queries: int = Field(100, ge=1, le=10_000)  # made of a collection, before a migration
 
     # Ask.
     fusion: FusionName = "dbsf"

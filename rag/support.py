@@ -62,9 +62,8 @@ def assess(request: Request, found: SearchResult, parts: Parts) -> Support:
     calibration = _calibration(request, found, parts)
     if calibration is None:
         return _uncalibrated(found, parts)
-    evidence = gather(
-        request.question, request.context, parts.late_interaction, request.frequencies
-    )
+    late_interaction = parts.late_interaction_for(request.collection)
+    evidence = gather(request.question, request.context, late_interaction, request.frequencies)
     fused = max((hit.scores.fused or 0.0 for hit in found.hits), default=0.0)
     return calibration.judge(evidence.best, fused)
 
@@ -74,7 +73,8 @@ def _calibration(request: Request, found: SearchResult, parts: Parts) -> Calibra
         return None
     few = found.candidates < parts.settings.retrieve_limit
     fusion = FEW if few else fusion_of(request.collection, parts.settings)
-    return calibrations().get(calibration_key(parts.embedder.id, fusion))
+    embedder = request.collection.pipeline["embedder"]["id"]
+    return calibrations().get(calibration_key(embedder, fusion))
 
 
 def _uncalibrated(found: SearchResult, parts: Parts) -> Support:

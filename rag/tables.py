@@ -19,6 +19,8 @@ collections = sa.Table(
     sa.Column("answer_language", sa.String(50), nullable=False),
     sa.Column("chunks", sa.BigInteger, nullable=False),
     sa.Column("created_at", _Time, nullable=False),
+    # Of an index that is built aside, or was replaced by one: the collection that users see.
+    sa.Column("build_for", _Id),
     sa.UniqueConstraint("tenant", "name", name="collections_tenant_name"),
 )
 generations = sa.Table(
@@ -106,3 +108,28 @@ tasks = sa.Table(
     sqlite_autoincrement=True,
 )
 doomed = sa.Table("doomed", schema, sa.Column("name", sa.String(64), primary_key=True))
+migrations = sa.Table(
+    "migrations",
+    schema,
+    sa.Column(
+        "collection_id",
+        _Id,
+        sa.ForeignKey("collections.id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("build_id", _Id, sa.ForeignKey("collections.id"), nullable=False, unique=True),
+    sa.Column("state", sa.String(16), nullable=False),  # see rag/builds.py
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("done", sa.Integer, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("rate", sa.Float, nullable=False),
+    sa.Column("doing", sa.Text, nullable=False),
+    sa.Column("report", sa.JSON(none_as_null=True)),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("paused_until", _Time),
+    sa.Column("owner", sa.String(32)),
+    sa.Column("lease_until", _Time),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("updated_at", _Time, nullable=False),
+)

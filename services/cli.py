@@ -30,6 +30,7 @@ from rag.errors import (
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
 from rag.sources import find
+from services.migrate_command import migrate
 from services.show import show_answer, show_hits, show_reports, watched
 
 FAILED = 1  # the command ran and something in it failed
@@ -271,6 +272,9 @@ def fsck(
         out.print(f"{len(rows)} findings." if rows else "Everything fits.")
     if any(row["outcome"] == "found" for row in rows):
         raise typer.Exit(FAILED)
+
+
+app.command("migrate")(migrate)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import collections, documents, intake, jobs
+from services import collections, documents, intake, jobs, migration
 from services.service import build, run
 
 router = APIRouter(prefix="/v1", tags=["ingestion"])
@@ -16,7 +16,8 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The ingestion service alone."""
-    return build("Ragstone ingestion", [router], settings, orchestrator, models=["embedder"])
+    routers = [router, migration.router]
+    return build("Ragstone ingestion", routers, settings, orchestrator, models=["embedder"])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from rag import types as t
+from rag.builds import Migration, Options, Query
 from rag.catalog import Collection, DocumentRecord
 from rag.journal import Job, Task
 from rag.prove import Proof
@@ -575,6 +576,81 @@ class CollectionList(Wire):
     """Every collection, by name."""
 
     collections: list[CollectionOut]
+
+
+# Migrations
+
+
+class QueryIn(Asked):
+    """A question to compare both indexes with, and the documents that answer it, where known."""
+
+    text: Text = Field(min_length=1)
+    documents: list[Text] = []
+
+
+class MigrationRequest(Asked):
+    """Build an index by another embedder beside a collection, then put it in place."""
+
+    to: Text = Field(min_length=1, description="The embedder: an id on the hub, or a folder.")
+    task: Text = Field("", description="Of a model with an instruction per task (LLM-Embedder).")
+    flip: bool = Field(True, description="false: build and compare it, and leave it aside.")
+    most_loss: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="It is left aside when it finds the document that a question looks for among"
+        " the first ten more rarely than the old one, by more than this.",
+    )
+    queries: list[QueryIn] = Field([], description="Default: made of the collection.")
+
+    def options(self) -> Options:
+        """As `rag` knows it."""
+        queries = tuple(Query(one.text, tuple(one.documents)) for one in self.queries)
+        return Options(self.flip, self.most_loss, queries)
+
+
+class MigrationOut(Wire):
+    """A migration. `done` of `total` documents are the same in both indexes.
+
+    `serving` and `aside` are the embedders of the index that answers and of the other one.
+    `comparison` is there once both were asked the same questions.
+    """
+
+    collection: str
+    state: Literal["building", "ready", "flipping", "flipped", "returning", "failed", "dropping"]
+    serving: str
+    aside: str
+    done: int
+    total: int
+    documents_per_second: float
+    seconds_left: float | None
+    doing: str
+    comparison: dict[str, Any] | None
+    error: str | None
+    hint: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, found: Migration) -> Self:
+        """From the value inside."""
+        left = (found.total - found.done) / found.rate if found.rate > 0 else None
+        return cls(
+            collection=found.collection.name,
+            state=found.state,
+            serving=found.collection.pipeline["embedder"]["id"],
+            aside=found.build.pipeline["embedder"]["id"],
+            done=found.done,
+            total=found.total,
+            documents_per_second=found.rate,
+            seconds_left=None if found.settled else left,
+            doing=found.doing,
+            comparison=dict(found.report) if found.report is not None else None,
+            error=found.error.message if found.error else None,
+            hint=found.error.hint if found.error else None,
+            created_at=found.created_at,
+            updated_at=found.updated_at,
+        )
 
 
 def _number(score: float | None) -> float | None:

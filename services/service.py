@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from rag.errors import RagError
 from rag.jobs import Ingestor
+from rag.migrating import Migrator
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.settings import Settings, load_settings
@@ -48,6 +49,7 @@ class Service:
     fetches: Pool
     probes: Pool
     ingestor: Ingestor
+    migrator: Migrator
     warm_up: WarmUp | None
 
     @property
@@ -132,7 +134,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with ingestion told first: it puts back what is at work, and the time that is left
+    """uvicorn, with work in the background told first: it is put back, and the time that is left
     is for answers to end in.
     """
 
@@ -143,6 +145,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking connections, let requests end, then the lifespan."""
         service: Service = self._app.state.service
+        await to_thread.run_sync(service.migrator.close)
         await to_thread.run_sync(service.ingestor.close)
         await super().shutdown(sockets)
 
@@ -156,7 +159,7 @@ async def _lifespan(
     ingests: bool,
 ) -> AsyncIterator[None]:
     orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
-    ingestor = Ingestor(orchestrator)
+    ingestor, migrator = Ingestor(orchestrator), Migrator(orchestrator.parts)
     warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
     calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
@@ -168,15 +171,18 @@ async def _lifespan(
         fetches=fetches,
         probes=Pool(2, waiting=16),
         ingestor=ingestor,
+        migrator=migrator,
         warm_up=warm_up,
     )
     if ingests:
         await to_thread.run_sync(ingestor.start)
+        await to_thread.run_sync(migrator.start)
     try:
         yield
     finally:
         if warm_up is not None:
             await to_thread.run_sync(warm_up.close)
+        await to_thread.run_sync(migrator.close)
         await to_thread.run_sync(ingestor.close)
         # Requests that were cut off end only now; models and stores stay until they have.
         await answers.drain()

@@ -86,7 +86,8 @@ class EdgeStore:
 
     def drop(self, index: Index) -> None:
         """Remove a collection with all its points."""
-        with self._guard:
+        # A search that runs ends first; one that waits for its turn finds the collection gone.
+        with self._guard, self._searching:
             shard = self._shards.pop(index.physical, None)
             if shard is not None:
                 shard.close()
@@ -145,6 +146,8 @@ class EdgeStore:
             return [], []
         shard = self._shard(index)
         with self._searching:
+            if self._shards.get(index.physical) is not shard:
+                raise NotFound(f"The vectors in {self._path(index)} were just deleted.")
             results = shard.query_batch(qe.QueryBatchRequest(batch))
             found = {name: _found(points) for name, points in zip(queries, results, strict=True)}
         return found.get(DENSE, []), found.get(BM25, [])

@@ -13,11 +13,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from tests.crash.victim import STEPS
+from rag.models.load import BUNDLED_ID, resolve
+from tests.crash.victim import MIGRATION_STEPS, STEPS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [f"doc-{n}" for n in range(6)]
 POINTS = [f"{side} {name}" for name in STEPS for side in ("before", "after")]
+MIGRATION_POINTS = [f"{side} {name}" for name in MIGRATION_STEPS for side in ("before", "after")]
 AT_RANDOM = "at random"
 
 
@@ -32,10 +34,10 @@ class Violation(AssertionError):
 class Victim:
     """The process, and the line to it."""
 
-    def __init__(self, data: Path, sabotage: str, log: Path) -> None:
-        self._log = log.open("ab")
+    def __init__(self, data: Path, sabotage: str, other: Path) -> None:
+        self._log = (data.parent / "victim.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.victim", str(data), sabotage],
+            [sys.executable, "-m", "tests.crash.victim", str(data), sabotage, str(other)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
         self._read()
@@ -120,6 +122,18 @@ class Model:
             self.mark(document, mark)
 
 
+def other_embedder(folder: Path) -> Path:
+    """MiniLM under another instruction: the same weights, and vectors that do not compare."""
+    if not folder.exists():
+        folder.mkdir()
+        for file in resolve(BUNDLED_ID).path.iterdir():
+            (folder / file.name).symlink_to(file)
+        prompts = folder / "config_sentence_transformers.json"
+        prompts.unlink(missing_ok=True)
+        prompts.write_text(json.dumps({"prompts": {"document": "passage: ", "query": "query: "}}))
+    return folder
+
+
 def kills(
     data: Path, count: int, *, seed: int, sabotage: str = "", at: list[str] | None = None
 ) -> Counter[str]:
@@ -128,10 +142,11 @@ def kills(
     Every third kill is at a random instant, the others at the steps in turn. Raises Violation.
     """
     draw, model, died = random.Random(seed), Model(), Counter[str]()
-    turns = cycle(at or POINTS)
+    turns = cycle(at or POINTS + MIGRATION_POINTS)
+    other = other_embedder(data.parent / "other")
     version = 0
     for number in range(count):
-        victim = Victim(data, sabotage, data.parent / "victim.log")
+        victim = Victim(data, sabotage, other)
         where = AT_RANDOM if number % 3 == 2 and at is None else next(turns)
         timer = None
         try:
@@ -152,6 +167,8 @@ def kills(
                 model.mark(document, version)
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
+                if draw.random() < 0.3:
+                    victim.do("migrate", wish=draw.choice(["on", "drop"]))
                 version += 1
                 document = draw.choice(DOCUMENTS)
                 deletable = document not in kept and model.promised.get(document) is not None
@@ -173,7 +190,7 @@ def kills(
             if timer is not None:
                 timer.cancel()
             victim.kill()
-    victim = Victim(data, sabotage, data.parent / "victim.log")
+    victim = Victim(data, sabotage, other)
     victim.do("drain")
     model.check(victim.do("look"))
     victim.kill()

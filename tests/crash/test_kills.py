@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.crash.harness import POINTS, Violation, kills
+from tests.crash.harness import MIGRATION_POINTS, POINTS, Violation, kills
 
 KILLS = int(os.environ.get("RAG_SOAK_KILLS", "12"))
 
@@ -15,8 +15,14 @@ def test_nothing_is_lost_doubled_or_half_visible(tmp_path, capsys):
     with capsys.disabled():
         sys.stdout.write("\n" + "".join(f"{n:4} {where}\n" for where, n in sorted(died.items())))
     assert died.total() == KILLS
-    if 3 * len(POINTS) <= KILLS:
-        assert set(POINTS) <= set(died)  # no step without a kill
+    steps = POINTS + MIGRATION_POINTS
+    if 3 * len(steps) <= 2 * KILLS:
+        assert set(steps) <= set(died)  # no step without a kill
+
+
+def test_a_migration_ends_wherever_it_is_killed(tmp_path):
+    at = ["after make a copy live", "before exchange", "after exchange", "after drop vectors"]
+    assert kills(tmp_path / "data", len(at), seed=3, at=at) == dict.fromkeys(at, 1)
 
 
 @pytest.mark.parametrize("how", ["no catalog check", "purge before flip"])

@@ -1,4 +1,6 @@
-"""A process that ingests, updates and deletes until it is killed: `python -m tests.crash.victim`.
+"""A process that ingests, updates, deletes and migrates until it is killed.
+
+`python -m tests.crash.victim DATA SABOTAGE OTHER-EMBEDDER`
 
 Commands come as lines of JSON, and a line goes out for each that was carried out: a promise. It
 kills itself right before or after the n-th call of a step when it is told to. A thread searches
@@ -12,6 +14,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +22,15 @@ from typing import Any
 
 from rag import collection as shelf
 from rag import ingest as steps
-from rag import patch
+from rag import migrate, patch
+from rag.builds import Builds, Options
 from rag.catalog import Catalog
-from rag.errors import Conflict
+from rag.errors import Conflict, NotFound
 from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.journal import Journal
+from rag.migrating import Migrator
+from rag.models.load import BUNDLED_ID
 from rag.objects import ObjectStore
 from rag.orchestrator import Orchestrator
 from rag.sources import Source
@@ -56,6 +62,18 @@ STEPS: dict[str, tuple[Any, str]] = {
     "write a patch down": (patch, "_write_down"),
     "paint points": (EdgeStore, "paint"),
 }
+MIGRATION_STEPS: dict[str, tuple[Any, str]] = {
+    "start a migration": (Builds, "start"),
+    "clear": (migrate, "clear"),
+    "catch up": (migrate, "catch_up"),
+    "copy": (migrate, "copy"),
+    "make a copy live": (Builds, "adopt"),
+    "compare": (migrate, "compare"),
+    "settle": (Builds, "settle"),
+    "exchange": (Builds, "exchange"),
+    "drop vectors": (EdgeStore, "drop"),
+    "forget": (Builds, "forget"),
+}
 
 
 class Plan:
@@ -63,7 +81,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.where, self.left = "", 0
-        for name, (owner, attribute) in STEPS.items():
+        for name, (owner, attribute) in (STEPS | MIGRATION_STEPS).items():
             setattr(owner, attribute, self._watched(name, getattr(owner, attribute)))
 
     def arm(self, where: str, count: int) -> None:
@@ -115,7 +133,7 @@ def versions_of(document: str) -> Counter[int]:
     """Chunks that a search for a document sees, by version."""
     found = rag.search(
         f"lamp of {document}", collection=COLLECTION, filter={"document_id": document},
-        limit=100, rerank=False, mode="bm25",
+        limit=1000, rerank=False, mode="bm25",
     )  # fmt: skip
     seen: Counter[int] = Counter()
     for hit in found.hits:
@@ -143,6 +161,31 @@ def look() -> dict[str, Any]:
         seen[record.id] = {"versions": dict(found), "chunks": record.chunks, "mark": mark}
     kinds = Counter(finding.kind for finding in examine(parts))
     return {"documents": seen, "fsck": dict(kinds)}
+
+
+def on_with_the_migration(wish: str) -> str:
+    """To the other embedder, there and back, and dropped: whatever fits the state."""
+    parts, scope = rag.parts, rag.scope
+    try:
+        state = parts.builds.find(scope, COLLECTION).state
+        if state in ("ready", "flipped"):
+            forth = "flip" if state == "ready" else "back"
+            parts.builds.ask(scope, COLLECTION, "drop" if wish == "drop" else forth)
+    except Conflict:
+        return "something else was asked for"  # it went on in between
+    except NotFound:
+        serving = parts.catalog.collection(scope, COLLECTION).pipeline["embedder"]["id"]
+        to = other if serving == BUNDLED_ID else BUNDLED_ID
+        migrate.start(parts, scope, COLLECTION, to, Options(most_loss=1.0))
+    migrator.wake()
+    return "asked"
+
+
+def settled() -> bool:
+    try:
+        return rag.parts.builds.find(rag.scope, COLLECTION).settled
+    except NotFound:
+        return True
 
 
 def say(line: dict[str, Any]) -> None:
@@ -175,8 +218,14 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
         case {"do": "drain"}:
             for job in parts.journal.list_jobs(scope, limit=1000):
                 ingestor.ended(job.id).result(timeout=120)
+            deadline = time.monotonic() + 120
+            while not settled():
+                assert time.monotonic() < deadline, "the migration does not end"
+                time.sleep(0.05)
             ingestor._sweep()
             return {"drained": True}
+        case {"do": "migrate", "wish": wish}:
+            return {"migrating": on_with_the_migration(wish)}
         case {"do": "look"}:
             return look()
         case {"do": "watch", "ids": documents}:
@@ -189,17 +238,19 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    data, how = Path(sys.argv[1]), sys.argv[2]
+    data, how, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     out = threading.Lock()
     plan = Plan()
     rag = Orchestrator.open(
         data, profile="starter", embed_batch=4, chunk_tokens=64, chunk_overlap=0, max_limit=1000,
-        ingest_threads=2,
+        ingest_threads=2, compare_queries=3,
     )  # fmt: skip
     sabotage(how)
     shelf.ensure(rag.parts, rag.scope, COLLECTION)
     ingestor = Ingestor(rag)
     ingestor.start()
+    migrator = Migrator(rag.parts)
+    migrator.start()
     say({"ready": os.getpid()})
     for line in sys.stdin:
         say(carry_out(json.loads(line)))

@@ -24,6 +24,7 @@ EXPECTED = {
     errors.NotFound: (404, "not-found"),
     errors.Conflict: (409, "conflict"),
     errors.PipelineMismatch: (409, "conflict"),
+    errors.CollectionMoved: (409, "conflict"),
     errors.DataFolderBusy: (409, "conflict"),
     errors.ModelUnavailable: (503, "model-unavailable"),
     errors.StoreUnreachable: (503, "store-unreachable"),
