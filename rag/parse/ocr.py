@@ -108,13 +108,13 @@ def _recognised(image: "Image", options: Options) -> tuple[list[Line], int]:
         api.SetImage(image)
         api.SetSourceResolution(DPI)
         api.Recognize()
-        found = list(_found(api, image))
+        found = list(_found(api))
         return _lines(found), api.MeanTextConf() if found else 0
     finally:
         api.Clear()
 
 
-def _found(api: "PyTessBaseAPI", image: "Image") -> Iterator[tuple[str, _Box]]:
+def _found(api: "PyTessBaseAPI") -> Iterator[tuple[str, _Box]]:
     """Text and box of every line."""
     from tesserocr import RIL, iterate_level
 
@@ -125,23 +125,19 @@ def _found(api: "PyTessBaseAPI", image: "Image") -> Iterator[tuple[str, _Box]]:
         box = line.BoundingBox(RIL.TEXTLINE)
         text = line.GetUTF8Text(RIL.TEXTLINE).strip() if box else ""
         if text:
-            yield text, _upright(box, int(line.Orientation()[0]), image.width, image.height)
+            yield text, box
 
 
-def _upright(box: _Box, up: int, width: int, height: int) -> _Box:
-    """A box on an image of this size, turned so that its text stands upright.
+def _upright(boxes: Sequence[_Box]) -> list[_Box]:
+    """The boxes, turned where text on its side was read: then lines are taller than wide.
 
-    `up` says where the text's upper side is: 0 up, 1 right, 2 down, 3 left.
+    Tesseract reads it in its own order: lines from right to left have their upper side at the right.
     """
-    left, top, right, bottom = box
-    match up:
-        case 1:
-            return top, width - right, bottom, width - left
-        case 2:
-            return width - right, height - bottom, width - left, height - top
-        case 3:
-            return height - bottom, left, height - top, right
-    return box
+    if sum(bottom - top > right - left for left, top, right, bottom in boxes) <= len(boxes) / 2:
+        return list(boxes)
+    if boxes[0][0] >= boxes[-1][0]:
+        return [(top, -right, bottom, -left) for left, top, right, bottom in boxes]
+    return [(-bottom, left, -top, right) for left, top, right, bottom in boxes]
 
 
 def _lines(found: Sequence[tuple[str, _Box]]) -> list[Line]:
@@ -149,9 +145,10 @@ def _lines(found: Sequence[tuple[str, _Box]]) -> list[Line]:
     if not found:
         return []
     scale = 72 / DPI
-    usual = median(box[3] - box[1] for _, box in found)
+    boxes = _upright([box for _, box in found])
+    usual = median(box[3] - box[1] for box in boxes)
     lines = []
-    for text, (left, top, right, bottom) in found:
+    for (text, _), (left, top, right, bottom) in zip(found, boxes, strict=True):
         tall = bottom - top
         size = tall if tall >= _LARGE_TYPE * usual else usual
         middle = -(top + bottom) / 2
