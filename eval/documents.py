@@ -5,8 +5,8 @@
 Every file is parsed in a child process of its own, within the limits of the settings, and cut for
 the starter profile's embedder. Locked files are tried without a password, with a wrong one and with
 the right one. Prints a table by type; exit code 1 when anything differs from the manifest, crashes
-its parser or breaks a limit. `manifest.jsonl` has a line per file: `file`, `type`, `expect` (`text`,
-`empty`, `error:encrypted`, `error:malformed`, `needs-ocr`), and what the text has to hold.
+its parser or breaks a limit. `manifest.jsonl` has a line per file: `file`, `type`, `expect`
+(`text`, `empty`, `error:encrypted`, `error:malformed`, `needs-ocr`), and what its text holds.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of a file. Memory in MB: resident, and address space, which is what is limited."""
+    """What became of a file. Memory in MB: resident, and address space, which is limited."""
 
     file: str
     type: str

@@ -1,8 +1,8 @@
 """What is attached to a mail becomes documents of its own, whose parent is the mail.
 
-    mail        hello-eml-1f8b2c4d5e6f   source inbox/hello.eml
-    its child   plan-pdf-0a1b2c3d4e5f    source inbox/hello.eml#plan.pdf, metadata of the mail and
-                                         `parent`: hello-eml-1f8b2c4d5e6f
+mail        hello-eml-1f8b2c4d5e6f   source inbox/hello.eml
+its child   plan-pdf-0a1b2c3d4e5f    source inbox/hello.eml#plan.pdf, metadata of the mail and
+                                     `parent`: hello-eml-1f8b2c4d5e6f
 """
 
 from collections import Counter

@@ -538,9 +538,7 @@ class Catalog:
         )
         _mark_stale(connection, [generation])
 
-    def _delete_attached(
-        self, connection: sa.Connection, found: Collection, ids: Set[str]
-    ) -> None:
+    def _delete_attached(self, connection: sa.Connection, found: Collection, ids: Set[str]) -> None:
         """Delete those of the documents that are live attachments."""
         for part in _in_parts(ids):
             query = sa.select(documents.c.document_id, documents.c.generation).where(

@@ -104,9 +104,7 @@ def open_generation(parts: Parts, keeper: Keeper, document: Document) -> int:
     """A generation for the document, its text and structure kept before anything is written."""
     text, structure = document.text.encode("utf8"), parsed.pack(document)
     attached = [attachment.content_hash for attachment in document.attachments]
-    opened = keeper.opened(
-        text_hash=digest(text), parsed_hash=digest(structure), attached=attached
-    )
+    opened = keeper.opened(text_hash=digest(text), parsed_hash=digest(structure), attached=attached)
     for attachment in document.attachments:
         parts.objects.put(attachment.content)
     parts.objects.put(text)
@@ -265,9 +263,7 @@ class Unjournaled:
         """Make the generation the live one, in one transaction."""
         catalog, scope, name = self._parts.catalog, self._scope, self._found.name
         replaces = bool(catalog.live_generations(scope, name, [revision.document_id]))
-        self._gone = catalog.descendants(
-            scope, name, revision.document_id, but=revision.children
-        )
+        self._gone = catalog.descendants(scope, name, revision.document_id, but=revision.children)
         catalog.flip(scope, name, revision)
         self.children = children
         return report_of(revision, "replaced" if replaces else "ingested")

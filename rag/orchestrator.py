@@ -225,9 +225,7 @@ class Orchestrator:
             keeper.progress("embed", chunks[-1].index + 1, total)
         children = enclosed(source, document)
         content_hash = digest(content)
-        made = steps.revision(
-            parts, source, content_hash, document, split, generation, children
-        )
+        made = steps.revision(parts, source, content_hash, document, split, generation, children)
         return keeper.flip(made, children)
 
     def delete(self, document_id: str, *, collection: str = "default") -> None:

@@ -3,7 +3,8 @@
 Sentences are packed greedily up to the chunk size. A heading closes a chunk that is large enough
 to stand alone, so that a chunk rarely mixes sections; within a section the next chunk repeats the
 last sentences of the one before (the overlap). A sentence longer than a chunk is cut between
-words, a row of a table between cells, which have their column's name before them. Title and heading path are embedded with every chunk and count toward its size.
+words, a row of a table between cells, which have their column's name before them. Title and heading
+path are embedded with every chunk and count toward its size.
 """
 
 from bisect import bisect_left, bisect_right
@@ -159,7 +160,7 @@ class _Frame:
     def _cell_break(
         self, unit: _Unit, offsets: Sequence[tuple[int, int]], first: int, last: int
     ) -> int:
-        """The largest cut <= `last` behind a mark between cells, if the piece stays half as long."""
+        """The largest cut <= `last` behind a mark between cells that leaves half of the piece."""
         if last >= len(offsets):
             return last
         for cut in range(last, (first + last) // 2, -1):

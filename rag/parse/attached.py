@@ -71,9 +71,8 @@ def take(parts: Parts, draft: Draft) -> list[str]:
             seen.append(name)
     for warning in left_out[:_MAX_NAMED]:
         draft.warn(warning)
-    if more := len(left_out) - _MAX_NAMED:
-        if more > 0:
-            draft.warn(f"{more} more attachments were left out")
+    if len(left_out) > _MAX_NAMED:
+        draft.warn(f"{len(left_out) - _MAX_NAMED} more attachments were left out")
     return seen
 
 

@@ -312,9 +312,7 @@ class _Child:
         hint = "Open it in the program that made it and save it again."
         return _Doubtful(MalformedDocument(crashed, hint=hint))
 
-    def _exchange(
-        self, request: Iterator[bytes], most: int, seconds: float
-    ) -> tuple[bytes, bytes]:
+    def _exchange(self, request: Iterator[bytes], most: int, seconds: float) -> tuple[bytes, bytes]:
         return exchange(*self._pipes, request=request, most=most, seconds=seconds, keep=self._keep)
 
     def _keep(self, written: bytes) -> None:
@@ -328,7 +326,11 @@ def _log_failure(child: _Child, name: str, error: BaseException) -> None:
 def _environment() -> dict[str, str]:
     """To import what this process would, with libraries that start no threads."""
     folders = (str(Path(folder).absolute()) for folder in sys.path)
-    return {"PYTHONPATH": os.pathsep.join(folders), "OPENBLAS_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
+    return {
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_THREAD_LIMIT": "1",
+    }
 
 
 def _size(content: bytes | Path, name: str, most: int) -> int:

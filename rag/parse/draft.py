@@ -23,7 +23,7 @@ class Draft:
     """
 
     max_chars: int
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     title: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

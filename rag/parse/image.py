@@ -11,6 +11,8 @@ from rag.parse.pages import write_pages
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from rag.parse.layout import Line
+
 _MAX_PIXELS = 2 * ocr.MAX_PIXELS
 # What a screen shows has letters half as high as Tesseract was made for.
 _COARSE_DPI = 200
@@ -24,7 +26,7 @@ def parse_image(data: bytes, draft: Draft) -> None:
     if why := ocr.obstacle(draft.options):
         raise UnsupportedType("This is an image.", hint=why)
     reader = ocr.Reader(draft.options)
-    pages = []
+    pages: list[list[Line]] = []
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as image:
         frames = getattr(image, "n_frames", 1)
         _refuse_bombs(image)

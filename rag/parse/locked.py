@@ -27,7 +27,9 @@ def is_locked_office(data: bytes) -> bool:
 
 
 def unlock_office(data: bytes, password: str | None) -> bytes:
-    """The file within. Raises EncryptedDocument without the right password, anything for half one.
+    """The file within.
+
+    Raises EncryptedDocument without the right password, and anything for half a file.
     """
     if not password:
         raise needs_password("The Office document")

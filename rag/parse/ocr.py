@@ -131,7 +131,7 @@ def _found(api: "PyTessBaseAPI") -> Iterator[tuple[str, _Box]]:
 def _upright(boxes: Sequence[_Box]) -> list[_Box]:
     """The boxes, turned where text on its side was read: then lines are taller than wide.
 
-    Tesseract reads it in its own order: lines from right to left have their upper side at the right.
+    Lines that come from right to left have their upper side at the right.
     """
     if sum(bottom - top > right - left for left, top, right, bottom in boxes) <= len(boxes) / 2:
         return list(boxes)

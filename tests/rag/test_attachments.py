@@ -105,7 +105,7 @@ def test_attachments_are_documents_of_their_own(docs, ingest):
     assert fits(docs)
 
 
-def test_the_same_mail_again_is_no_work(docs, ingest):
+def test_the_same_mail_again_is_no_work(ingest):
     source = sent(mail(lamp_txt=LAMP))
     assert ingest(source) == ["ingested", "ingested"]
     assert ingest(source) == ["unchanged"]
@@ -189,7 +189,7 @@ def test_mails_within_mails_end_somewhere(docs, ingest, monkeypatch):
     assert warning.startswith("attachment deep.txt was left out: RAG_MAX_ATTACHMENTS and")
 
 
-def test_a_password_opens_what_is_attached(docs, ingest):
+def test_a_password_opens_what_is_attached(ingest):
     locked = FPDF()
     locked.add_page()
     locked.set_font("Helvetica", size=12)
@@ -209,7 +209,11 @@ def test_children_are_named_by_the_mail_and_their_place_in_it():
     document = Document("x", "T" * 200, "message/rfc822", attachments=tuple(files))
     source = Source(name="m.eml", origin="in/m.eml", id="m", metadata={"k": 1}, password="p")
     children = [one.source for one in enclosed(source, document)]
-    assert [one.origin for one in children] == ["in/m.eml#a.txt", "in/m.eml#b.txt", "in/m.eml#a.txt"]
+    assert [one.origin for one in children] == [
+        "in/m.eml#a.txt",
+        "in/m.eml#b.txt",
+        "in/m.eml#a.txt",
+    ]
     assert len({one.id for one in children}) == 3
     assert [one.depth for one in children] == [1] * 3
     assert children[0].title == f"a.txt (attached to {'T' * 100}…)"
@@ -244,9 +248,7 @@ def test_a_mail_that_was_parsed_before_a_crash_keeps_its_attachments(docs, monke
     docs.parts.journal._claims.clear()  # as a new process's
     calls = []
     real = steps.parse
-    monkeypatch.setattr(
-        steps, "parse", lambda p, s, c: calls.append(s.name) or real(p, s, c)
-    )
+    monkeypatch.setattr(steps, "parse", lambda p, s, c: calls.append(s.name) or real(p, s, c))
     second.start()
     second.ended(job.id).result(timeout=60)
     second.close()

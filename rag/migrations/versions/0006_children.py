@@ -1,4 +1,4 @@
-"""Attachments: documents with a parent, what generations enclose, and passwords while they serve."""
+"""Attachments: documents with a parent, and what generations enclose; passwords of tasks."""
 
 import sqlalchemy as sa
 from alembic import op

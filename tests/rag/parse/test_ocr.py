@@ -145,7 +145,7 @@ def test_a_limited_child_reads_pictures():
 
 @needs_tesseract
 def test_ocr_ends_before_the_kernel_ends_it(monkeypatch):
-    """A scan is refused with what it would need; of a text the pages that are pictures go unread."""
+    """A scan is refused with what it would need; of a text, pages that are pictures go unread."""
     monkeypatch.setattr(ocr, "_MARGIN", 1e9)  # a second page cannot be done in time
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10**6, 10**6))
     with pytest.raises(ParseLimit, match="after OCR of 1 of 2 pages") as raised:
