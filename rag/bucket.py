@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import fsspec
@@ -59,10 +60,24 @@ class Bucket:
             with self._translated():
                 return bytes(self._files.cat_file(self._path(name)))
         except FileNotFoundError:
-            raise NotFound(
-                f"The object {name} is missing from {self._root}.",
-                hint="Restore it from a backup, or ingest the document again.",
-            ) from None
+            raise self._missing(name) from None
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """The bytes of a digest as a file, fetched for the length of the block. Raises NotFound."""
+        with TemporaryDirectory(prefix="ragstone-") as folder:
+            path = Path(folder) / name
+            try:
+                with self._translated():
+                    self._files.get_file(self._path(name), str(path))
+            except FileNotFoundError:
+                raise self._missing(name) from None
+            yield path
+
+    def has(self, name: str) -> bool:
+        """Whether the bytes of a digest are kept."""
+        with self._translated():
+            return bool(self._files.exists(self._path(name)))
 
     def names(self) -> Iterator[str]:
         """The digest of everything that is kept."""
@@ -85,6 +100,12 @@ class Bucket:
 
     def delete_unfinished(self) -> None:
         """Nothing; see `unfinished`."""
+
+    def _missing(self, name: str) -> NotFound:
+        return NotFound(
+            f"The object {name} is missing from {self._root}.",
+            hint="Restore it from a backup, or ingest the document again.",
+        )
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name[:2]}/{name}"

@@ -4,12 +4,15 @@ A document has generations. Ingesting opens generation N (state `writing`), writ
 `flip` makes it the live one in one transaction; generation ids are never reused, so a point that a
 crash left behind can never come alive again. Deleting is one transaction too. `purged` forgets the
 stale generations once their points are gone.
+
+A document may have a parent: the mail that it is attached to. It lives and goes with it: a flip
+of the parent takes those children away that the new version no longer has, a delete all of them.
 """
 
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +30,7 @@ from rag.tables import (
     collections,
     documents,
     doomed,
+    enclosed,
     generations,
     jobs,
     migrations,
@@ -93,11 +97,15 @@ class DocumentRecord:
     updated_at: datetime
     patches: int = 0
     renamed: bool = False
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a flip makes live: the document's face and the counts of its new generation."""
+    """What a flip makes live: the document's face and the counts of its new generation.
+
+    `parent` is the document that it is attached to, `children` are those attached to it.
+    """
 
     document_id: str
     generation: int
@@ -113,6 +121,8 @@ class Revision:
     characters: int
     warnings: tuple[str, ...]
     token_chunks: Mapping[int, int]  # token id -> how many of the chunks hold it
+    parent: str | None = None
+    children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,12 +297,13 @@ class Catalog:
         content_hash: str,
         text_hash: str,
         parsed_hash: str,
+        attached: Iterable[str] = (),
         within: sa.Connection | None = None,
     ) -> int:
         """Open a generation to write points into; invisible until `flip`.
 
-        The hashes are recorded from the start, so that no purge takes their objects away.
-        Raises CollectionMoved.
+        The hashes, `attached` those of its attachments, are recorded from the start, so that no
+        purge takes their objects away. Raises CollectionMoved.
         """
         row = {
             "document_id": document_id,
@@ -312,15 +323,25 @@ class Catalog:
             self._database.lock_objects(connection, shared=True)
             found = _unmoved(_collection(connection, scope, which), which)
             result = connection.execute(generations.insert().values(collection_id=found.id, **row))
-        return int(result.inserted_primary_key[0])  # type: ignore[index] # one row was inserted
+            opened = int(result.inserted_primary_key[0])  # type: ignore[index] # one row was
+            if rows := [{"generation": opened, "content_hash": h} for h in sorted(set(attached))]:
+                connection.execute(enclosed.insert(), rows)
+        return opened
+
+    def attached(self, generation: int) -> list[str]:
+        """The digests of a generation's attachments."""
+        query = sa.select(enclosed.c.content_hash).where(enclosed.c.generation == generation)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
 
     def flip(
         self, scope: Scope, which: Which, revision: Revision, *, within: sa.Connection | None = None
     ) -> bool:
         """Make the revision's generation the live one, in one transaction.
 
-        False when a newer generation is live already, or this one was given up: then only its
-        points have to go. Raises CollectionMoved.
+        Children that the revision does not name are deleted with it. False when a newer generation
+        is live already, or this one was given up: then only its points have to go. Raises
+        CollectionMoved.
         """
         with self._write(within) as connection:
             found = self.locked(connection, scope, which)
@@ -336,6 +357,8 @@ class Catalog:
             if live is not None:
                 self._count(connection, found, [live.generation], -1)
                 _mark_stale(connection, [live.generation])
+            gone = _descendants(connection, found, {revision.document_id}, revision.children)
+            self._delete_attached(connection, found, gone)
         return True
 
     def delete_document(
@@ -343,8 +366,8 @@ class Catalog:
     ) -> None:
         """Effective at commit; the points of its generations are purged behind it.
 
-        It goes from what is built aside as well: nobody who deletes wants it kept there.
-        Raises NotFound, CollectionMoved.
+        Its attachments go with it, and both from what is built aside as well: nobody who deletes
+        wants them kept there. Raises NotFound, CollectionMoved.
         """
         with self._write(within) as connection:
             found = self.locked(connection, scope, which)
@@ -385,6 +408,7 @@ class Catalog:
                 ~_is_held(),
             )
             hashes = _hashes(connection, mine)
+            _forget_enclosed(connection, mine)
             connection.execute(generations.delete().where(mine))
             self.doom(connection, hashes)
         self.drop_doomed()
@@ -490,12 +514,13 @@ class Catalog:
         self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
     ) -> list[str]:
         """Delete those of a few hundred documents that are live, in a collection that is locked,
-        and in what is built aside. Returns their ids.
+        with what is attached to them, and both in what is built aside. Returns the ids of those
+        that were live.
         """
-        deleted = self._unmake(connection, found, document_ids)
+        deleted = self._delete(connection, found, document_ids)
         for aside in _aside(connection, found):
             beside = self.locked(connection, Scope(found.tenant), aside)
-            self._unmake(connection, beside, document_ids)
+            self._delete(connection, beside, document_ids)
         return deleted
 
     def locked(
@@ -531,6 +556,7 @@ class Catalog:
         hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
         either = sa.or_(migrations.c.collection_id == found.id, migrations.c.build_id == found.id)
         connection.execute(migrations.delete().where(either))
+        _forget_enclosed(connection, mine)
         for table in (tasks, jobs, token_chunks, documents, generations):
             connection.execute(table.delete().where(table.c.collection_id == found.id))
         connection.execute(collections.delete().where(collections.c.id == found.id))
@@ -551,6 +577,60 @@ class Catalog:
         connection.execute(documents.delete().where(mine))
         _mark_stale(connection, list(live.values()))
         return sorted(live)
+
+    def descendants(
+        self,
+        scope: Scope,
+        which: Which,
+        document_ids: Set[str],
+        *,
+        but: Iterable[str] = (),
+        within: sa.Connection | None = None,
+    ) -> set[str]:
+        """Ids of what is attached to documents, and to that, and so on: live or only accepted.
+
+        Without their children `but` and what is attached to those.
+        """
+        with self._read(within) as connection:
+            found = _collection(connection, scope, which)
+            return _descendants(connection, found, document_ids, but)
+
+    def orphans(self) -> list[tuple[Scope, str, str]]:
+        """(scope, collection, document) of attachments whose parent is not there."""
+        parents = documents.alias()
+        query = (
+            sa.select(collections.c.tenant, collections.c.name, documents.c.document_id)
+            .join(collections, collections.c.id == documents.c.collection_id)
+            .where(
+                documents.c.parent.is_not(None),
+                collections.c.build_for.is_(None),  # an index that is built has not all parents yet
+                ~sa.exists().where(
+                    parents.c.collection_id == documents.c.collection_id,
+                    parents.c.document_id == documents.c.parent,
+                ),
+            )
+        )
+        with self._database.read() as connection:
+            return [(Scope(row[0]), row[1], row[2]) for row in connection.execute(query)]
+
+    def _delete(
+        self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
+    ) -> list[str]:
+        below = _descendants(connection, found, set(document_ids))
+        deleted = self._unmake(connection, found, document_ids)
+        self._delete_attached(connection, found, below)
+        return deleted
+
+    def _delete_attached(self, connection: sa.Connection, found: Collection, ids: Set[str]) -> None:
+        """Delete those of the documents that are live attachments."""
+        for part in _in_parts(ids):
+            query = sa.select(documents.c.document_id).where(
+                documents.c.collection_id == found.id,
+                documents.c.document_id.in_(part),
+                documents.c.parent.is_not(None),  # else somebody made it a document of its own
+            )
+            self._unmake(connection, found, list(connection.execute(query).scalars()))
+
 
     def _make_live(
         self, connection: sa.Connection, found: Collection, revision: Revision, *, replace: bool
@@ -581,6 +661,7 @@ class Catalog:
             "painted": 0,
             "renamed": False,
             "updated_at": now,
+            "parent": revision.parent,
         }
         key = {"collection_id": found.id, "document_id": revision.document_id}
         if replace:
@@ -692,6 +773,10 @@ def _hashes(
     columns = [generations.c[name] for name in _HASHES]
     rows = connection.execute(sa.select(*columns).where(which)).all()
     found = {value for row in rows for value in row}
+    attached = sa.select(enclosed.c.content_hash).join(
+        generations, generations.c.id == enclosed.c.generation
+    )
+    found.update(connection.execute(attached.where(which)).scalars())
     if sent is not None:
         found.update(connection.execute(sa.select(tasks.c.content_hash).where(sent)).scalars())
     return found - {""}
@@ -714,12 +799,50 @@ def _is_held() -> sa.ColumnElement[bool]:
 def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:
     """Those of the hashes that neither a generation nor a task refers to."""
     used: set[str] = set()
-    for column in (*(generations.c[name] for name in _HASHES), tasks.c.content_hash):
-        # In parts, because databases bound the number of parameters.
-        for at in range(0, len(hashes), 500):
-            part = sorted(hashes)[at : at + 500]
+    columns = (
+        *(generations.c[name] for name in _HASHES), tasks.c.content_hash, enclosed.c.content_hash,
+    )  # fmt: skip
+    for column in columns:
+        for part in _in_parts(hashes):
             used.update(connection.execute(sa.select(column).where(column.in_(part))).scalars())
     return sorted(hashes - used)
+
+
+def _in_parts(values: Set[str]) -> Iterator[list[str]]:
+    """All values in lists of bounded length, because databases bound the number of parameters."""
+    ordered = sorted(values)
+    for at in range(0, len(ordered), 500):
+        yield ordered[at : at + 500]
+
+
+def _descendants(
+    connection: sa.Connection, found: Collection, ids: Set[str], but: Iterable[str] = ()
+) -> set[str]:
+    """What is attached to documents, and so on, without their children `but` and theirs."""
+    below: set[str] = set()
+    last = _children(connection, found, ids) - {*ids, *but}
+    while last:
+        below |= last
+        last = _children(connection, found, last) - below - ids
+    return below
+
+
+def _children(connection: sa.Connection, found: Collection, parents: Set[str]) -> set[str]:
+    """Ids of the documents attached to one of the parents, live or only accepted."""
+    ids: set[str] = set()
+    for table in (documents, tasks):
+        for part in _in_parts(parents):
+            query = sa.select(table.c.document_id).where(
+                table.c.collection_id == found.id, table.c.parent.in_(part)
+            )
+            ids.update(connection.execute(query).scalars())
+    return ids
+
+
+def _forget_enclosed(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Forget the attachments of some generations, before these are deleted."""
+    ids = sa.select(generations.c.id).where(which)
+    connection.execute(enclosed.delete().where(enclosed.c.generation.in_(ids)))
 
 
 def _live_row(connection: sa.Connection, found: Collection, document_id: str) -> sa.Row[Any] | None:

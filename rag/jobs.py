@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import BinaryIO
 
+from rag.attachments import missing
 from rag.catalog import Revision
 from rag.collection import index_of
 from rag.errors import (
@@ -276,15 +277,15 @@ class Ingestor:
         parts, scope = self._parts, task.scope
         found = parts.catalog.collection(scope, task.collection)
         if same := unchanged(parts, scope, found, task.source, task.content_hash):
-            self._journal.unchanged(task, same)
+            self._journal.unchanged(task, same, missing(parts, scope, found, task.source))
             return
         parts.embedder_for(found)  # before anything is begun: it may not be there
         if not found.chunks:  # a crash may have come between the collection's row and its vectors
             parts.store.create(index_of(found))
-        content = parts.objects.path(task.content_hash)
         keeper = Journaled(parts, task)
         orchestrator = self._orchestrator.within(scope)
-        orchestrator.build(task.source, content, task.content_hash, found, keeper)
+        with parts.objects.local(task.content_hash) as content:
+            orchestrator.build(task.source, content, task.content_hash, found, keeper)
 
     def _try_later(self, task: Task, error: RagError) -> None:
         settings = self._parts.settings
@@ -341,10 +342,10 @@ class Journaled:
         """What an earlier attempt was writing."""
         return self._journal.written(self._task)
 
-    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
+    def opened(self, *, text_hash: str, parsed_hash: str, attached: Sequence[str]) -> int:
         """A new generation to write into."""
         self._task = self._journal.open_generation(
-            self._task, text_hash=text_hash, parsed_hash=parsed_hash
+            self._task, text_hash=text_hash, parsed_hash=parsed_hash, attached=attached
         )
         assert self._task.generation is not None
         return self._task.generation
@@ -357,10 +358,15 @@ class Journaled:
         """Write it down. Raises LeaseLost."""
         self._journal.progress(self._task, stage, done, total)
 
-    def flip(self, revision: Revision) -> DocumentReport:
-        """Make the generation the live one and the task done, in one transaction."""
-        return self._journal.flip(
-            self._task,
+    def flip(self, revision: Revision, children: Sequence[Arrival]) -> DocumentReport:
+        """Make the generation live, queue its attachments and end the task, in one transaction."""
+        task = self._task
+        report, gone = self._journal.flip(
+            task,
             revision,
             lambda replaced: report_of(revision, "replaced" if replaced else "ingested"),
+            children,
         )
+        for document_id in sorted(gone):
+            purge(self._parts, task.scope, task.collection, document_id)
+        return report

@@ -169,6 +169,7 @@ def copy(parts: Parts, migration: Migration, document_id: str, watch: Watch) -> 
         content_hash=record.content_hash,
         text_hash=record.text_hash,
         parsed_hash=record.parsed_hash,
+        attached=parts.catalog.attached(record.generation),
     )
     made = False
     try:
@@ -237,4 +238,6 @@ def _written(
         characters=record.characters,
         warnings=steps.warnings_of(parts.embedder_for(build), document, split),
         token_chunks=split.token_chunks,
+        parent=record.parent,
+        children=tuple(parts.catalog.descendants(migration.scope, build, {record.id})),
     )

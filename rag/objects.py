@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -53,6 +54,12 @@ class Objects(Protocol):
 
     def get(self, name: str) -> bytes:
         """The bytes of a digest. Raises NotFound."""
+
+    def local(self, name: str) -> AbstractContextManager[Path]:
+        """The bytes of a digest as a file, to be read only. Raises NotFound."""
+
+    def has(self, name: str) -> bool:
+        """Whether the bytes of a digest are kept."""
 
     def names(self) -> Iterator[str]:
         """The digest of everything that is kept."""
@@ -106,15 +113,16 @@ class ObjectStore:
         except FileNotFoundError:
             raise self._missing(name) from None
 
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """The bytes of a digest as a file, to be read only. Raises NotFound."""
+        if not self.has(name):
+            raise self._missing(name)
+        yield self._path(name)
+
     def has(self, name: str) -> bool:
         """Whether the bytes of a digest are kept."""
         return self._path(name).exists()
-
-    def path(self, name: str) -> Path:
-        """Where the bytes of a digest are, to be read only. Raises NotFound."""
-        if not self.has(name):
-            raise self._missing(name)
-        return self._path(name)
 
     def names(self) -> Iterator[str]:
         """The digest of everything that is kept."""

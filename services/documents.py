@@ -1,12 +1,14 @@
 """The routes of documents that are there: looking at them, changing and deleting them."""
 
 import json
+from contextlib import ExitStack
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Body, Query
+from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from rag import listing
@@ -105,7 +107,8 @@ async def delete_documents(
     """Delete all documents that a filter picks, in one transaction: gone from answers at once.
 
     What was accepted of them since is cancelled; documents that are accepted and were never there
-    before are not picked. Without conditions it is refused: DELETE /v1/collections/{name} is what deletes everything.
+    before are not picked. Without conditions it is refused:
+    DELETE /v1/collections/{name} is what deletes everything.
     """
     call = partial(
         service.orchestrator.delete_matching,
@@ -184,7 +187,9 @@ async def get_original(
     found = await service.calls.run(partial(_named, service, collection, document_id, "original"))
     if isinstance(found, DocumentOut):
         return _as_json(found)
-    path = await service.calls.run(partial(service.parts.objects.path, found.content_hash))
+    held = ExitStack()
+    local = service.parts.objects.local(found.content_hash)
+    path = await service.calls.run(partial(held.enter_context, local))
     # A charset only where the bytes are the text itself: a file may be in any.
     is_utf8 = found.content_hash == found.text_hash and found.media_type.startswith("text/")
     headers = {
@@ -193,7 +198,8 @@ async def get_original(
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox",
     }
-    return FileResponse(path, headers=headers, filename=_file_name(found))
+    let_go = BackgroundTask(held.close)
+    return FileResponse(path, headers=headers, filename=_file_name(found), background=let_go)
 
 
 @router.get("/documents/{document_id:path}")

@@ -36,7 +36,10 @@ def parse_opendocument(data: bytes, draft: Draft) -> None:
     """Read an OpenDocument file. Raises EncryptedDocument when it is password-protected."""
     with open_archive(data) as archive:
         if b"encryption-data" in (read_member(archive, "META-INF/manifest.xml") or b""):
-            raise EncryptedDocument("The document needs a password.", hint="Save it without one.")
+            raise EncryptedDocument(
+                "The document is encrypted, and passwords of OpenDocument files cannot be used.",
+                hint="Save it without one.",
+            )
         content = read_member(archive, "content.xml")
         properties = read_member(archive, "meta.xml")
     if content is None:

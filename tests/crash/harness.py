@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rag.models.load import BUNDLED_ID, resolve
-from tests.crash.victim import MIGRATION_STEPS, STEPS
+from tests.crash.victim import MAIL, MIGRATION_STEPS, STEPS, files_of
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [f"doc-{n}" for n in range(6)]
+DOCUMENTS = [*(f"doc-{n}" for n in range(6)), MAIL]
 POINTS = [f"{side} {name}" for name in STEPS for side in ("before", "after")]
 MIGRATION_POINTS = [f"{side} {name}" for name in MIGRATION_STEPS for side in ("before", "after")]
 AT_RANDOM = "at random"
@@ -109,7 +109,7 @@ class Model:
             if len(versions) > 1:
                 raise Violation(f"{document} is there in versions {versions}")
             version = int(next(iter(versions))) if versions else None
-            if there and versions != {str(version): there["chunks"]}:
+            if there and sum(versions.values()) != there["chunks"] - unmarked(document, there):
                 raise Violation(f"{document} has {there['chunks']} chunks, seen: {versions}")
             allowed = {self.promised.get(document), *self.open.get(document, ())}
             if version not in allowed:
@@ -120,6 +120,7 @@ class Model:
             if patched == version and mark not in marks:
                 raise Violation(f"{document} has mark {mark}, and none of {marks}")
             self.mark(document, mark)
+        check_attachments(seen["documents"], self.promised[MAIL])
 
 
 def other_embedder(folder: Path) -> Path:
@@ -132,6 +133,23 @@ def other_embedder(folder: Path) -> Path:
         prompts.unlink(missing_ok=True)
         prompts.write_text(json.dumps({"prompts": {"document": "passage: ", "query": "query: "}}))
     return folder
+
+
+def unmarked(document: str, there: dict[str, Any]) -> int:
+    """Chunks that need not say of which version they are: the end of a mail names its files."""
+    found = sum(there["versions"].values())
+    return 1 if document == MAIL and found == there["chunks"] - 1 else 0
+
+
+def check_attachments(documents: dict[str, Any], version: int | None) -> None:
+    """Raise Violation unless there is exactly what is attached to the mail in this version."""
+    expected = set() if version is None else {f"{MAIL}/{name}" for name in files_of(version)}
+    there = {name for name in documents if name.startswith(f"{MAIL}/")}
+    if there != expected:
+        raise Violation(f"of version {version} of the mail {there} are there, not {expected}")
+    for name in there:
+        if documents[name]["versions"] != {str(version): documents[name]["chunks"]}:
+            raise Violation(f"{name} is {documents[name]}, the mail's version {version}")
 
 
 def kills(

@@ -68,6 +68,17 @@ def test_an_interrupted_write_leaves_nothing(bucket):
         bucket.get("0" * 64)
 
 
+def test_an_object_is_fetched_as_a_file_for_a_while(bucket):
+    name = bucket.put(b"abc")
+    with bucket.local(name) as path:
+        assert path.read_bytes() == b"abc"
+    assert not path.exists()
+    assert bucket.has(name)
+    assert not bucket.has("0" * 64)
+    with pytest.raises(NotFound, match="0000"), bucket.local("0" * 64):
+        pass
+
+
 def test_deleting_may_be_repeated(bucket):
     name = bucket.put(b"abc")
     bucket.delete(name)
