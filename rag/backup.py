@@ -1,4 +1,4 @@
-"""A backup: everything that one transaction of the catalog refers to, in one file, while all goes on.
+"""A backup: all that one transaction of the catalog refers to, in one file, while all goes on.
 
 First the catalog is held, so that nothing vanishes that was live at that time; then its rows are
 read in one snapshot, then the objects and points that those rows refer to. What is ingested or
@@ -91,7 +91,7 @@ def pieces(parts: Parts, on_step: OnStep = ignore) -> Pieces[Manifest]:
             try:
                 piece = next(made)
             except StopIteration as end:
-                writer, manifest = end.value
+                writer, manifest = _ended(end)
                 break
             hold.renew()
             if piece:
@@ -99,6 +99,11 @@ def pieces(parts: Parts, on_step: OnStep = ignore) -> Pieces[Manifest]:
         hold.renew(now=True)  # all that was read was there
         yield writer.finish(manifest)
     return manifest
+
+
+def _ended(end: StopIteration) -> tuple[Writer, Manifest]:
+    writer, manifest = end.value
+    return writer, manifest
 
 
 class _Hold:
@@ -275,7 +280,9 @@ def settings_of(settings: Settings) -> dict[str, Any]:
     """Those that say how documents are made and searched: neither secrets nor places."""
     hidden = {"data", "cache", "host", "port"}
     for name in Settings.model_fields:
-        if isinstance(getattr(settings, name), SecretStr) or name.endswith(("_url", "_file")):
+        if isinstance(getattr(settings, name), SecretStr) or name.endswith(
+            ("_url", "_key", "_file")
+        ):
             hidden.add(name)
     kept = settings.model_dump(mode="json", exclude=hidden)
     return {**kept, "models": asdict(settings.models)}

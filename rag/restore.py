@@ -118,13 +118,12 @@ def _check_rows(archive: Archive, ledger: Ledger) -> list[Collection]:
 
 
 def _check_objects(archive: Archive, ledger: Ledger, on_step: OnStep) -> None:
-    done, (total, _) = 0, ledger.totals()
-    for name, pieces in archive.objects():
+    total, _ = ledger.totals()
+    for done, (name, pieces) in enumerate(archive.objects(), start=1):
         for _ in pieces:
             pass
         if not ledger.saw_object(name):
             raise MalformedBackup(f"Nothing in the backup refers to its object {name}.")
-        done += 1
         on_step(Step("verify objects", done, total))
 
 
@@ -257,7 +256,7 @@ def _fill_catalog(settings: Settings, archive: Archive, on_step: OnStep) -> Data
     except (DataError, IntegrityError) as error:
         raise Conflict(
             f"The database does not take the backup's rows: {error.orig}.",
-            hint="A Postgres takes less than SQLite: no NUL in texts, no names beyond their length.",
+            hint="Postgres takes less than SQLite: no NUL in texts, no names beyond their length.",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A data folder into which something is being restored: nobody else may use it until that is done."""
+"""A data folder into which a backup is being restored: until that is done it is nobody else's."""
 
 import fcntl
 import json

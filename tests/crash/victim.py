@@ -1,4 +1,6 @@
-"""A process that ingests, updates, deletes and backs up until it is killed: `python -m tests.crash.victim`.
+"""A process that ingests, updates, deletes and backs up until it is killed.
+
+`python -m tests.crash.victim FOLDER SABOTAGE` starts it.
 
 Commands come as lines of JSON, and a line goes out for each that was carried out: a promise. It
 kills itself right before or after the n-th call of a step when it is told to. A thread searches

@@ -18,9 +18,13 @@ def test_the_name_comes_last(tmp_path):
 
 
 def test_an_error_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "file") as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+    def broken_off() -> None:
+        with written_whole(tmp_path / "file") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -59,6 +59,12 @@ def hits(rag, question: str, *, rerank: bool = False) -> list[tuple[str, float]]
     return [(hit.point_id, hit.score) for hit in found]
 
 
+def agree(found: list[tuple[str, float]], expected: list[tuple[str, float]]) -> None:
+    """The same hits in the same order. Engines add up 32-bit numbers in an order of their own."""
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    assert [score for _, score in found] == pytest.approx([s for _, s in expected], abs=1e-5)
+
+
 @pytest.fixture
 def qdrant(tmp_path, monkeypatch):
     """A Qdrant of one's own behind `SERVER`: the client's local mode, on the disk."""
@@ -75,28 +81,27 @@ def test_the_same_hundred_questions_give_the_same_hits(lighthouse, sample, quest
     restore(settings(tmp_path / "new"), sample)
     with opened(tmp_path / "new", lighthouse) as restored:
         for question in questions:
-            assert hits(restored, question) == hits(lighthouse, question)  # scores as well
-        for question in questions[::10]:
-            assert hits(restored, question, rerank=True) == hits(lighthouse, question, rerank=True)
+            agree(hits(restored, question), hits(lighthouse, question))
+        for question in questions[::20]:
+            agree(*(hits(one, question, rerank=True) for one in (restored, lighthouse)))
         before, after = (documents_of(one, "lighthouse") for one in (lighthouse, restored))
         assert before == after  # every vector to the bit, every text, every record
 
 
-def test_from_the_process_to_a_server_and_back(lighthouse, sample, questions, tmp_path, qdrant):
+@pytest.mark.usefixtures("qdrant")
+def test_from_the_process_to_a_server_and_back(lighthouse, sample, questions, tmp_path):
     there = {"qdrant_url": SERVER}
     restore(settings(tmp_path / "new", **there), sample)
     with opened(tmp_path / "new", lighthouse, **there) as restored:
         assert isinstance(restored.parts.store, ServerStore)
         for question in questions[::4]:
-            served, embedded = hits(restored, question), hits(lighthouse, question)
-            assert [one for one, _ in served] == [one for one, _ in embedded]
-            assert [s for _, s in served] == pytest.approx([s for _, s in embedded], abs=1e-4)
+            agree(hits(restored, question), hits(lighthouse, question))
         backup.write(restored.parts, tmp_path / "again")
     assert not (tmp_path / "new" / "vectors").exists()
     restore(settings(tmp_path / "back"), tmp_path / "again")
     with opened(tmp_path / "back", lighthouse) as back:
         for question in questions[::4]:
-            assert hits(back, question) == hits(lighthouse, question)
+            agree(hits(back, question), hits(lighthouse, question))
         assert documents_of(back, "lighthouse") == documents_of(lighthouse, "lighthouse")
 
 
@@ -125,7 +130,7 @@ def test_from_sqlite_to_postgres_and_back(lighthouse, sample, questions, tmp_pat
         restore(settings(tmp_path / "new", database_url=url), sample)
         assert not (tmp_path / "new" / "catalog.sqlite").exists()
         with opened(tmp_path / "new", lighthouse, database_url=url) as restored:
-            assert hits(restored, questions[0]) == hits(lighthouse, questions[0])
+            agree(hits(restored, questions[0]), hits(lighthouse, questions[0]))
             assert documents_of(restored, "lighthouse") == documents_of(lighthouse, "lighthouse")
             last = max(live(restored, "lighthouse").values())
             restored.add(note("n"), collection="lighthouse")
@@ -167,7 +172,7 @@ def small(docs, tmp_path):
     return tmp_path / "small"
 
 
-def test_what_was_accepted_is_ingested_after_the_restore(docs, tmp_path, monkeypatch):
+def test_what_was_accepted_is_ingested_after_the_restore(docs, tmp_path):
     """One waits, one is at work and half written, one is only being received."""
     parts, scope = docs.parts, docs.scope
     waiting = Ingestor(docs)  # not started
@@ -233,7 +238,8 @@ def test_a_folder_with_something_in_it_is_refused(docs, small, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter"]
 
 
-def test_a_qdrant_that_holds_the_collections_is_refused(docs, small, tmp_path, qdrant):
+@pytest.mark.usefixtures("qdrant")
+def test_a_qdrant_that_holds_the_collections_is_refused(small, tmp_path):
     there = {"qdrant_url": SERVER}
     restore(settings(tmp_path / "new", **there), small)
     with pytest.raises(Conflict, match="Qdrant holds 1 of the backup's collections"):
@@ -284,8 +290,8 @@ def rewritten(path, change):
     ("member", "change", "says"),
     [
         ("catalog/documents.jsonl", lambda data: data.splitlines(keepends=True)[0], "entries"),
-        ("catalog/generations.jsonl", lambda data: b"", "not whole|unknown"),
-        ("objects/000000", lambda data: b"", "is there 0 times"),
+        ("catalog/generations.jsonl", lambda _: b"", "Nothing in the backup refers"),
+        ("objects/000000", lambda _: b"", "is there 0 times"),
         (".npy", None, "cannot be read"),
         (
             ".jsonl points",
@@ -346,16 +352,18 @@ def interrupt(monkeypatch, owner, name: str):
     monkeypatch.setattr(owner, name, end)
 
 
+@pytest.mark.usefixtures("qdrant")
 @pytest.mark.parametrize("step", ["_fill_objects", "_fill_catalog", "_check"])
 @pytest.mark.parametrize("kind", ["edge", "server"])
 def test_an_interrupted_restore_is_recognised_and_can_begin_anew(
-    docs, small, tmp_path, monkeypatch, qdrant, step, kind
+    docs, small, tmp_path, monkeypatch, step, kind
 ):
     more = {"qdrant_url": SERVER} if kind == "server" else {}
     to = settings(tmp_path / "new", **more)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         interrupt(patched, module, step)
-        restore(to, small)
+        with pytest.raises(KeyboardInterrupt):
+            restore(to, small)
     with pytest.raises(Conflict, match="not whole"), opened(tmp_path / "new", docs, **more):
         pass
     restore(to, small)
@@ -367,7 +375,7 @@ def test_an_interrupted_restore_is_recognised_and_can_begin_anew(
         assert list(examine(restored.parts)) == []
 
 
-def test_no_room_is_said_before_anything_is_written(docs, small, tmp_path):
+def test_no_room_is_said_before_anything_is_written(small, tmp_path):
     to = settings(tmp_path / "new", min_free_bytes=2**62)
     with pytest.raises(StorageFull, match="are free"):
         restore(to, small)
@@ -388,7 +396,7 @@ def test_steps_are_told(small, tmp_path):
     assert all(step.done <= step.total for step in seen)
 
 
-def test_what_the_store_cannot_take_leaves_a_mark(docs, small, tmp_path, monkeypatch):
+def test_what_the_store_cannot_take_leaves_a_mark(small, tmp_path, monkeypatch):
     def away(*_):
         raise StoreUnreachable("Qdrant does not answer.")
 

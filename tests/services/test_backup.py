@@ -50,7 +50,8 @@ def test_the_route_sends_a_whole_backup(rag, tmp_path):
         assert documents_of(restored, "default") == documents_of(rag, "default")
 
 
-def test_a_download_over_a_real_connection(rag, tmp_path, pieces_at_once):
+@pytest.mark.usefixtures("pieces_at_once")
+def test_a_download_over_a_real_connection(rag, tmp_path):
     settings, path = rag.parts.settings, tmp_path / "b"
     with server(rag) as client:
         manifest = cli_backup.download(QUIET, settings, path, str(client.base_url))
@@ -59,7 +60,8 @@ def test_a_download_over_a_real_connection(rag, tmp_path, pieces_at_once):
         assert archive.manifest == manifest
 
 
-def test_one_that_breaks_off_leaves_no_file(rag, tmp_path, monkeypatch, pieces_at_once):
+@pytest.mark.usefixtures("pieces_at_once")
+def test_one_that_breaks_off_leaves_no_file(rag, tmp_path, monkeypatch):
     def away(*_):
         raise StoreUnreachable("Qdrant does not answer.")
         yield
@@ -88,9 +90,8 @@ def test_what_is_wrong_before_the_first_byte_is_a_problem(rag, tmp_path):
     assert list(tmp_path.glob("b*")) == []
 
 
-def test_one_at_a_time_and_a_client_that_goes_away_ends_it(
-    rag, tmp_path, monkeypatch, pieces_at_once
-):
+@pytest.mark.usefixtures("pieces_at_once")
+def test_one_at_a_time_and_a_client_that_goes_away_ends_it(rag, tmp_path, monkeypatch):
     go, points, ended = threading.Event(), backup._points, threading.Event()
 
     def waiting(*arguments):
