@@ -7,7 +7,7 @@
     manifest.json                     what the file is, and the SHA-256 of every member
 
 The zip's comment, the file's last 64 bytes, is the SHA-256 of everything before it in hexadecimal
-(`head -c -64 FILE | sha256sum`). It comes last, and nothing is gone back to, so that the file can be
+(`head -c -64 FILE | sha256sum`). It comes last and nothing is gone back to, so the file can be
 streamed. Nothing here depends on which database and which vector store the data came from.
 """
 

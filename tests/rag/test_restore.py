@@ -5,6 +5,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
@@ -39,6 +40,12 @@ def sample(lighthouse, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def expected(lighthouse, questions) -> dict[str, list[tuple[str, float]]]:
+    """The hits of each question, best first, with their scores."""
+    return {question: hits(lighthouse, question) for question in questions}
+
+
+@pytest.fixture(scope="module")
 def questions(lighthouse) -> list[str]:
     """A hundred sentences of the sample documents, asked for as a person would."""
     found = []
@@ -54,8 +61,9 @@ def settings(data, **more):
     return load_settings(data=data, profile="starter", **more)
 
 
-def hits(rag, question: str, *, rerank: bool = False) -> list[tuple[str, float]]:
-    found = rag.search(question, collection="lighthouse", limit=10, rerank=rerank).hits
+def hits(rag, question: str) -> list[tuple[str, float]]:
+    # Not reranked: that reads nothing but these, and models round as their batches happen to fall.
+    found = rag.search(question, collection="lighthouse", limit=10, rerank=False).hits
     return [(hit.point_id, hit.score) for hit in found]
 
 
@@ -77,32 +85,38 @@ def qdrant(tmp_path, monkeypatch):
     return connect
 
 
-def test_the_same_hundred_questions_give_the_same_hits(lighthouse, sample, questions, tmp_path):
+def test_the_same_hundred_questions_give_the_same_hits(lighthouse, sample, expected, tmp_path):
     restore(settings(tmp_path / "new"), sample)
     with opened(tmp_path / "new", lighthouse) as restored:
-        for question in questions:
-            agree(hits(restored, question), hits(lighthouse, question))
-        for question in questions[::20]:
-            agree(*(hits(one, question, rerank=True) for one in (restored, lighthouse)))
+        for question in expected:
+            agree(hits(restored, question), expected[question])
         before, after = (documents_of(one, "lighthouse") for one in (lighthouse, restored))
         assert before == after  # every vector to the bit, every text, every record
 
 
 @pytest.mark.usefixtures("qdrant")
-def test_from_the_process_to_a_server_and_back(lighthouse, sample, questions, tmp_path):
+def test_from_the_process_to_a_server_and_back(lighthouse, sample, expected, tmp_path):
     there = {"qdrant_url": SERVER}
     restore(settings(tmp_path / "new", **there), sample)
     with opened(tmp_path / "new", lighthouse, **there) as restored:
         assert isinstance(restored.parts.store, ServerStore)
-        for question in questions[::4]:
-            agree(hits(restored, question), hits(lighthouse, question))
+        for question in [*expected][::4]:
+            agree(hits(restored, question), expected[question])
         backup.write(restored.parts, tmp_path / "again")
     assert not (tmp_path / "new" / "vectors").exists()
     restore(settings(tmp_path / "back"), tmp_path / "again")
     with opened(tmp_path / "back", lighthouse) as back:
-        for question in questions[::4]:
-            agree(hits(back, question), hits(lighthouse, question))
-        assert documents_of(back, "lighthouse") == documents_of(lighthouse, "lighthouse")
+        for question in [*expected][::4]:
+            agree(hits(back, question), expected[question])
+        after, before = (documents_of(one, "lighthouse") for one in (back, lighthouse))
+        # The client's local mode makes vectors of length 1 of those that are: a rounding more.
+        for name, document in after.items():
+            vectors, were = (one.pop("vectors") for one in (document, before[name]))
+            for point, vector in vectors.items():
+                assert np.frombuffer(vector, np.float32) == pytest.approx(
+                    np.frombuffer(were[point], np.float32), abs=1e-6
+                )
+        assert after == before
 
 
 @contextmanager
@@ -125,12 +139,12 @@ def postgres():
     clear()
 
 
-def test_from_sqlite_to_postgres_and_back(lighthouse, sample, questions, tmp_path):
+def test_from_sqlite_to_postgres_and_back(lighthouse, sample, expected, tmp_path):
     with postgres() as url:
         restore(settings(tmp_path / "new", database_url=url), sample)
         assert not (tmp_path / "new" / "catalog.sqlite").exists()
         with opened(tmp_path / "new", lighthouse, database_url=url) as restored:
-            agree(hits(restored, questions[0]), hits(lighthouse, questions[0]))
+            agree(hits(restored, next(iter(expected))), expected[next(iter(expected))])
             assert documents_of(restored, "lighthouse") == documents_of(lighthouse, "lighthouse")
             last = max(live(restored, "lighthouse").values())
             restored.add(note("n"), collection="lighthouse")
