@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rag.backup import pieces
+from rag.errors import RagError
 from services.service import CLIENT_GONE, Running, Service
 from services.threads import Stream, first, unless_gone
 
@@ -77,3 +78,6 @@ class Download(Response):
             await send({"type": "http.response.body", "body": b""})
         except OSError:
             log.debug("the client of a backup went away")
+        except RagError as error:
+            log.error("a backup broke off: %s", error)
+            raise

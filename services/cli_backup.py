@@ -22,6 +22,7 @@ from rag.archive import Archive, Manifest
 from rag.backup import Step
 from rag.disk import written_whole
 from rag.errors import (
+    Conflict,
     DataFolderBusy,
     InvalidInput,
     NotFound,
@@ -38,6 +39,7 @@ from rag.settings import Settings
 CONNECT_SECONDS = 5.0
 _SAID: dict[int, type[RagError]] = {
     404: NotFound,
+    409: Conflict,
     429: Overloaded,
     503: StoreUnreachable,
     507: StorageFull,
