@@ -356,7 +356,7 @@ class Builds:
         return ""
 
     def forget(self, migration: Migration) -> None:
-        """The vectors of the index aside are gone: forget the rest of it, and the migration."""
+        """Forget the index aside and the migration; its vectors are to be dropped then."""
         with self._database.write() as connection:
             build = self._catalog.locked(connection, migration.scope, migration.build, alone=True)
             self._hold(connection, migration)

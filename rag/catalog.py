@@ -7,6 +7,10 @@ stale generations once their points are gone.
 
 A document may have a parent: the mail that it is attached to. It lives and goes with it: a flip
 of the parent takes those children away that the new version no longer has, a delete all of them.
+
+While somebody holds the catalog (a backup that is being written) nothing that was live when the
+hold began goes away for good: points, objects and vectors that have to go wait for its end. Deletes
+are effective at their commit all the same.
 """
 
 import re
@@ -15,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -27,9 +31,11 @@ from rag.database import Database, utc
 from rag.errors import CollectionMoved, Conflict, InvalidInput, NotFound
 from rag.store import PREFIX
 from rag.tables import (
+    backups,
     collections,
     documents,
     doomed,
+    doomed_vectors,
     enclosed,
     generations,
     jobs,
@@ -232,10 +238,10 @@ class Catalog:
                 )
             return _collection(connection, scope, found)
 
-    def delete_collection(self, scope: Scope, name: str) -> list[Collection]:
+    def delete_collection(self, scope: Scope, name: str) -> None:
         """Forget a collection with all its documents and jobs, and what is built aside for it.
 
-        Returns both: the caller drops their vectors.
+        Their vectors are among the `vectors_to_drop` from then on.
         """
         with self._database.write() as connection:
             found = self.locked(connection, scope, name, alone=True)
@@ -246,7 +252,6 @@ class Catalog:
             for one in (*built, found):
                 self.forget(connection, one)
         self.drop_doomed()
-        return [found, *built]
 
     # Documents
 
@@ -386,7 +391,10 @@ class Catalog:
             connection.execute(query.values(state="stale"))
 
     def stale_generations(self, scope: Scope, which: Which, document_id: str) -> list[int]:
-        """Generations of a document whose points are to be deleted, and nobody writes any more."""
+        """Generations of a document whose points are to be deleted.
+
+        Not those that somebody may still be writing; none while somebody holds the catalog.
+        """
         with self._database.read() as connection:
             found = _collection(connection, scope, which)
             query = sa.select(generations.c.id).where(
@@ -394,6 +402,7 @@ class Catalog:
                 generations.c.document_id == document_id,
                 generations.c.state == "stale",
                 ~_is_held(),
+                ~_backup_runs(),
             )
             return list(connection.execute(query).scalars())
 
@@ -414,10 +423,10 @@ class Catalog:
         self.drop_doomed()
 
     def all_stale(self) -> list[tuple[Scope, Collection, str]]:
-        """(scope, collection, document) of every document with points that are to be deleted."""
+        """(scope, collection, document) of every document with `stale_generations`."""
         query = (
             sa.select(generations.c.collection_id, generations.c.document_id)
-            .where(generations.c.state == "stale", ~_is_held())
+            .where(generations.c.state == "stale", ~_is_held(), ~_backup_runs())
             .distinct()
         )
         known = {found.id: found for found in self.every_collection()}
@@ -477,17 +486,64 @@ class Catalog:
         In a transaction after the one that took the last reference away, so that no file is gone
         before that is certain; interrupted, it is repeated. Whoever is about to store the same
         bytes has said so in a transaction: either it is seen here, or it comes after this one and
-        stores them anew.
+        stores them anew. While somebody holds the catalog, everything stays written down.
         """
         names: set[str] | None = None
         while names is None or names:
             with self._database.write() as connection:
                 self._database.lock_objects(connection)
+                if connection.execute(sa.select(_backup_runs())).scalar_one():
+                    return
                 query = sa.select(doomed.c.name).limit(500)
                 names = set(connection.execute(query).scalars())
                 for name in _unused(connection, names):
                     self._drop_object(name)
                 connection.execute(doomed.delete().where(doomed.c.name.in_(names)))
+
+    def vectors_to_drop(self) -> list[str]:
+        """Physical names of deleted collections; none while somebody holds the catalog."""
+        query = sa.select(doomed_vectors.c.physical).where(~_backup_runs())
+        with self._database.read() as connection:
+            return list(connection.execute(query.order_by(doomed_vectors.c.physical)).scalars())
+
+    def vectors_dropped(self, physical: str) -> None:
+        """The vectors of a deleted collection are gone."""
+        query = doomed_vectors.delete().where(doomed_vectors.c.physical == physical)
+        with self._database.write() as connection:
+            connection.execute(query)
+
+    # Backups
+
+    def hold(self, lease: timedelta) -> str:
+        """Begin to hold the catalog, for as long as `renew_hold` is called before the lease ends.
+
+        A snapshot that is taken after this refers to nothing that goes away before the hold ends:
+        what was being purged or dropped when it began had lost its last reference before.
+        """
+        name, now = uuid4().hex, datetime.now(UTC)
+        with self._database.write() as connection:
+            self._database.lock_objects(connection, shared=True)  # what is being dropped is gone
+            connection.execute(backups.delete().where(backups.c.lease_until <= now))
+            connection.execute(backups.insert().values(id=name, lease_until=now + lease))
+        return name
+
+    def renew_hold(self, name: str, lease: timedelta) -> bool:
+        """False when the lease had ended: what the hold was about may be gone."""
+        now = datetime.now(UTC)
+        mine = sa.and_(backups.c.id == name, backups.c.lease_until > now)
+        with self._database.write() as connection:
+            query = backups.update().where(mine).values(lease_until=now + lease)
+            return bool(connection.execute(query).rowcount)
+
+    def release_hold(self, name: str) -> None:
+        """What had to wait may go now."""
+        with self._database.write() as connection:
+            connection.execute(backups.delete().where(backups.c.id == name))
+
+    def release_holds(self) -> None:
+        """End the holds of processes that are gone, where nobody else can be working."""
+        with self._database.write() as connection:
+            connection.execute(backups.delete())
 
     def token_document_frequencies(
         self, scope: Scope, which: Which, tokens: Sequence[int]
@@ -551,7 +607,10 @@ class Catalog:
             # It was deleted, or another index was put in its place, while we waited for the lock.
 
     def forget(self, connection: sa.Connection, found: Collection) -> None:
-        """Delete every row of a collection that is locked."""
+        """Delete every row of a collection that is locked.
+
+        Its vectors are among the `vectors_to_drop` from then on.
+        """
         mine = generations.c.collection_id == found.id
         hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
         either = sa.or_(migrations.c.collection_id == found.id, migrations.c.build_id == found.id)
@@ -560,6 +619,7 @@ class Catalog:
         for table in (tasks, jobs, token_chunks, documents, generations):
             connection.execute(table.delete().where(table.c.collection_id == found.id))
         connection.execute(collections.delete().where(collections.c.id == found.id))
+        connection.execute(doomed_vectors.insert().values(physical=found.physical))
         self.doom(connection, hashes)
 
     def _unmake(
@@ -630,7 +690,6 @@ class Catalog:
                 documents.c.parent.is_not(None),  # else somebody made it a document of its own
             )
             self._unmake(connection, found, list(connection.execute(query).scalars()))
-
 
     def _make_live(
         self, connection: sa.Connection, found: Collection, revision: Revision, *, replace: bool
@@ -794,6 +853,11 @@ def _is_held() -> sa.ColumnElement[bool]:
     return sa.exists().where(
         tasks.c.generation == generations.c.id, tasks.c.lease_until > datetime.now(UTC)
     )
+
+
+def _backup_runs() -> sa.ColumnElement[bool]:
+    """Whether somebody holds the catalog."""
+    return sa.exists().where(backups.c.lease_until > datetime.now(UTC))
 
 
 def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:

@@ -106,8 +106,7 @@ def _points(parts: Parts, collection: Collection, name: str) -> Iterator[Finding
 def _faces(parts: Parts, scope: Scope, collection: Collection) -> Iterator[Finding]:
     """Live documents whose points say something else of them than the catalog does."""
     records = {
-        (record.id, record.generation): record
-        for record in every(parts.catalog, scope, collection)
+        (record.id, record.generation): record for record in every(parts.catalog, scope, collection)
     }
     outdated = set()
     for face in parts.store.faces(scope, index_of(collection)):

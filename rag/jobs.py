@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from rag.attachments import missing
 from rag.catalog import Revision
-from rag.collection import index_of
+from rag.collection import drop_vectors, index_of
 from rag.errors import (
     Cancelled,
     ModelUnavailable,
@@ -225,6 +225,7 @@ class Ingestor:
         if first and parts.alone:
             if taken_up := self._journal.recover():
                 log.info("%d documents were at work when the last process ended", taken_up)
+            parts.catalog.release_holds()
             parts.catalog.abandon_orphans(now)
             parts.objects.delete_unfinished()
         else:
@@ -236,6 +237,7 @@ class Ingestor:
             purge(parts, scope, collection, document_id)
         paint_all(parts)
         parts.catalog.drop_doomed()
+        drop_vectors(parts)
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
 
     # One task

@@ -563,9 +563,7 @@ class Journal:
                 records = self._catalog.records(connection, found, part)
                 going = [record.id for record in records if still(record)]
                 below = self._catalog.descendants(scope, found, set(going), within=connection)
-                mine = sa.and_(
-                    tasks.c.collection_id == found.id, tasks.c.document_id.in_(going)
-                )
+                mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id.in_(going))
                 self._give_up(connection, mine, *_attached(found, below))
                 deleted |= {*self._catalog.delete_documents(connection, found, going), *below}
         self._catalog.drop_doomed()

@@ -20,9 +20,9 @@ from rag import ingest as steps
 from rag import parsed
 from rag.builds import Migration, Obstacle, Options
 from rag.catalog import DocumentRecord, Revision
-from rag.collection import index_of, pipeline, split_options
+from rag.collection import drop_vectors, index_of, pipeline, split_options
 from rag.compare import compare, is_worse
-from rag.errors import Conflict, InvalidInput, NotFound
+from rag.errors import Conflict, InvalidInput, NotFound, RagError
 from rag.models.presets import split_task
 from rag.parts import Parts
 from rag.sources import Source
@@ -126,9 +126,12 @@ def flip(parts: Parts, migration: Migration, watch: Watch) -> None:
 
 
 def drop(parts: Parts, migration: Migration) -> None:
-    """Delete the index aside: its vectors, then what the catalog knows of it."""
-    parts.store.drop(index_of(migration.build))
+    """Delete the index aside: what the catalog knows of it, then its vectors."""
     parts.builds.forget(migration)
+    try:
+        drop_vectors(parts)
+    except RagError as error:
+        log.warning("vectors that nobody searches any more are not deleted yet: %s", error)
 
 
 def clear(parts: Parts, migration: Migration) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
+from rag import unfinished
 from rag.builds import Builds
 from rag.catalog import Catalog, Collection
 from rag.database import Database
@@ -301,19 +302,30 @@ def engines_of(
 
 
 def open_parts(settings: Settings) -> Parts:
-    """Open catalog and stores. Raises StoreUnreachable, DataFolderBusy, StorageFull."""
-    store = _open_store(settings)
+    """Open catalog and stores.
+
+    Raises StoreUnreachable, DataFolderBusy, StorageFull, and Conflict for a data folder into which
+    a restore did not end.
+    """
+    unfinished.check(settings.data)
+    store = open_store(settings)
     try:
-        objects = _open_objects(settings)
-        database = Database.open(settings.catalog_url)
+        unfinished.check(settings.data)  # a restore has not begun since, and now it cannot
+        return assembled(settings, Database.open(settings.catalog_url), store)
     except BaseException:
         store.close()
         raise
+
+
+def assembled(settings: Settings, database: Database, store: VectorStore) -> Parts:
+    """Parts over a catalog and a store that are open. Raises InvalidInput, MissingExtra."""
+    objects = open_objects(settings)
     catalog = Catalog(database, drop_object=objects.delete)
     return Parts(settings, database, catalog, Journal(database, catalog), store, objects)
 
 
-def _open_objects(settings: Settings) -> Objects:
+def open_objects(settings: Settings) -> Objects:
+    """Where the settings want originals and parsed texts. Raises InvalidInput, MissingExtra."""
     if settings.objects_url is None:
         return ObjectStore(settings.data / "objects")
     from rag.bucket import open_bucket
@@ -321,7 +333,8 @@ def _open_objects(settings: Settings) -> Objects:
     return open_bucket(settings.objects_url, settings.objects_options)
 
 
-def _open_store(settings: Settings) -> VectorStore:
+def open_store(settings: Settings) -> VectorStore:
+    """The vector store of the settings."""
     if settings.qdrant_url is None:
         from rag.store.edge import EdgeStore
 

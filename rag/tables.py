@@ -146,3 +146,12 @@ migrations = sa.Table(
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("updated_at", _Time, nullable=False),
 )
+doomed_vectors = sa.Table(
+    "doomed_vectors", schema, sa.Column("physical", sa.String(200), primary_key=True)
+)
+backups = sa.Table(
+    "backups",  # that are being written: what they refer to must not vanish
+    schema,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("lease_until", _Time, nullable=False),
+)

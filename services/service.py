@@ -48,6 +48,7 @@ class Service:
     calls: Pool
     fetches: Pool
     probes: Pool
+    backups: Pool
     ingestor: Ingestor
     migrator: Migrator
     warm_up: WarmUp | None
@@ -164,12 +165,14 @@ async def _lifespan(
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
     calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
     fetches = Pool(FETCH_THREADS, waiting=FETCHES_WAITING)
+    backups = Pool(1)
     app.state.service = Service(
         orchestrator,
         answers=answers,
         calls=calls,
         fetches=fetches,
         probes=Pool(2, waiting=16),
+        backups=backups,
         ingestor=ingestor,
         migrator=migrator,
         warm_up=warm_up,
@@ -188,6 +191,7 @@ async def _lifespan(
         await answers.drain()
         await calls.drain()
         await fetches.drain()
+        await backups.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
 

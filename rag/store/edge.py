@@ -26,6 +26,7 @@ from rag.store import (
     KEYWORDS,
     PREFIX,
     SCROLL,
+    SCROLL_WHOLE,
     Face,
     Found,
     Index,
@@ -39,6 +40,7 @@ from rag.store import (
     ranked,
     sparse_document,
     sparse_query,
+    stored_point,
 )
 from rag.store.filters import AnyOf, Condition, Not, Range
 from rag.types import Chunk, Metadata, Scope
@@ -207,6 +209,23 @@ class EdgeStore:
     def faces(self, scope: Scope, index: Index) -> Iterator[Face]:
         """What every point says of its document."""
         return map(face_of, self._scroll(scope, index, [], list(FACE)))
+
+    def points(self, scope: Scope, index: Index) -> Iterator[list[Point]]:
+        """Every point that is there when the reading comes to it, in batches, by id."""
+        shard, where, offset = self._shard(index), _filter(scope, []), None
+        while True:
+            request = qe.ScrollRequest(
+                offset=offset,
+                limit=SCROLL_WHOLE,
+                filter=where,
+                with_payload=True,
+                with_vector=[DENSE],
+            )
+            with self._searching:
+                records, offset = shard.scroll(request)
+            yield [stored_point(str(r.id), r.payload, r.vector) for r in records]
+            if offset is None:
+                return
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""

@@ -21,6 +21,7 @@ from rag.store import (
     KEYWORDS,
     PREFIX,
     SCROLL,
+    SCROLL_WHOLE,
     Face,
     Found,
     Index,
@@ -34,6 +35,7 @@ from rag.store import (
     ranked,
     sparse_document,
     sparse_query,
+    stored_point,
 )
 from rag.store.filters import AnyOf, Condition, Not, Range
 from rag.types import Chunk, Metadata, Scope
@@ -171,6 +173,23 @@ class ServerStore:
     def faces(self, scope: Scope, index: Index) -> Iterator[Face]:
         """What every point says of its document."""
         return map(face_of, self._scroll(scope, index, [], list(FACE)))
+
+    def points(self, scope: Scope, index: Index) -> Iterator[list[Point]]:
+        """Every point that is there when the reading comes to it, in batches, by id."""
+        where, offset = _filter(scope, []), None
+        while True:
+            with self._reached():
+                records, offset = self._client.scroll(
+                    index.physical,
+                    scroll_filter=where,
+                    limit=SCROLL_WHOLE,
+                    offset=offset,
+                    with_payload=True,
+                    with_vectors=[DENSE],
+                )
+            yield [stored_point(str(r.id), r.payload, r.vector) for r in records]
+            if offset is None:
+                return
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""

@@ -1,4 +1,4 @@
-"""A process that ingests, updates, deletes and migrates until it is killed.
+"""A process that ingests, updates, deletes, migrates and backs up until it is killed.
 
 `python -m tests.crash.victim DATA SABOTAGE OTHER-EMBEDDER`
 
@@ -22,9 +22,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from rag import backup, disk, migrate, patch
 from rag import collection as shelf
 from rag import ingest as steps
-from rag import migrate, patch
 from rag.builds import Builds, Options
 from rag.catalog import Catalog
 from rag.errors import Conflict, NotFound
@@ -66,6 +66,12 @@ STEPS: dict[str, tuple[Any, str]] = {
     "delete by a filter": (Journal, "delete_documents"),
     "write a patch down": (patch, "_write_down"),
     "paint points": (EdgeStore, "paint"),
+    "hold for a backup": (Catalog, "hold"),
+    "back up rows": (backup, "_write_rows"),
+    "back up points": (backup, "_write_block"),
+    "end of a backup": (backup.Writer, "finish"),
+    "name a backup": (disk, "finish"),
+    "release hold": (Catalog, "release_hold"),
 }
 MIGRATION_STEPS: dict[str, tuple[Any, str]] = {
     "start a migration": (Builds, "start"),
@@ -76,8 +82,8 @@ MIGRATION_STEPS: dict[str, tuple[Any, str]] = {
     "compare": (migrate, "compare"),
     "settle": (Builds, "settle"),
     "exchange": (Builds, "exchange"),
-    "drop vectors": (EdgeStore, "drop"),
     "forget": (Builds, "forget"),
+    "drop vectors": (EdgeStore, "drop_physical"),
 }
 
 
@@ -243,6 +249,9 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
             except Conflict:
                 return {"patched": False}
             return {"patched": True}
+        case {"do": "backup", "file": file}:
+            backup.write(parts, Path(file))
+            return {"backed up": file}
         case {"do": "drain"}:
             for job in parts.journal.list_jobs(scope, limit=1000):
                 ingestor.ended(job.id).result(timeout=120)
