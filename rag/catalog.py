@@ -203,12 +203,20 @@ class Catalog:
                 )
             return _collection(connection, scope, name)
 
-    def delete_collection(self, scope: Scope, name: str) -> Collection:
-        """Forget a collection with all its documents and jobs; the caller drops its vectors."""
+    def delete_collection(
+        self, scope: Scope, name: str, *, only_unused: bool = False
+    ) -> Collection:
+        """Forget a collection with all its documents and jobs; the caller drops its vectors.
+
+        With `only_unused` one into which something was sent is left as it is.
+        """
         with self._database.write() as connection:
             found = _collection(connection, scope, name)
             row = sa.select(collections.c.id).where(collections.c.id == found.id)
             connection.execute(row.with_for_update())  # nothing is accepted into it any more
+            sent = sa.select(jobs.c.id).where(jobs.c.collection_id == found.id).limit(1)
+            if only_unused and connection.execute(sent).first() is not None:
+                return found
             mine = generations.c.collection_id == found.id
             hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
             for table in (tasks, jobs, token_chunks, documents, generations):
@@ -357,6 +365,12 @@ class Catalog:
                 ~_is_held(),
             )
             return list(connection.execute(query).scalars())
+
+    def has_generation(self, generation: int) -> bool:
+        """Whether a generation is known, in whatever state: one that was purged is not."""
+        query = sa.select(generations.c.id).where(generations.c.id == generation)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
 
     def purged(self, scope: Scope, name: str, stale: Sequence[int]) -> None:
         """Forget stale generations whose points are gone, and the objects that only they used."""

@@ -1,5 +1,7 @@
 """The catalog's database: SQLite beside the data, or Postgres. Transactions in, errors out."""
 
+import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,13 +13,17 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from rag.errors import InvalidInput, StorageFull, StoreUnreachable
 
 MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
 OBJECTS_LOCK = MIGRATION_LOCK + 1
 CONNECTIONS = 32  # kept open to SQLite
+# A process that stands still within a transaction (it was stopped, its machine sleeps) holds locks
+# that others wait for. Postgres ends its session after this, and so the transaction.
+STILL_SECONDS = 30
+FULL_BYTES = 2**16  # SQLite has trouble, and there is less room than this: it is for want of room
 
 
 class Database:
@@ -42,13 +48,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One state of the database for the length of the block. Raises StoreUnreachable."""
-        with _translated(), self._engine.connect() as connection:
+        with self._translated(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull."""
-        with _translated(), self._engine.connect() as plain:
+        with self._translated(), self._engine.connect() as plain:
             connection = plain.execution_options(write=True)
             with connection.begin():
                 yield connection
@@ -62,6 +68,25 @@ class Database:
             lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
             connection.execute(sa.select(lock(OBJECTS_LOCK)))
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Database errors that the user can do something about, in the words of `rag.errors`."""
+        try:
+            yield
+        except DBAPIError as error:
+            if not isinstance(error, OperationalError) and not error.connection_invalidated:
+                raise
+            cause = str(error.orig)
+            if "No space left" in cause or _is_full(self._engine.url, error.orig):
+                raise StorageFull(
+                    "The catalog cannot be written: the disk is full.",
+                    hint="Free some space; nothing that was stored is lost.",
+                ) from error
+            raise StoreUnreachable(
+                f"The catalog's database does not answer: {cause.strip()}.",
+                hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
+            ) from error
+
 
 def _engine(url: str) -> sa.Engine:
     try:
@@ -74,12 +99,20 @@ def _engine(url: str) -> sa.Engine:
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed)
     try:
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        engine = sa.create_engine(parsed, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise InvalidInput(
             f"The database driver {error.name} is not installed.",
             hint='Run: pip install "ragstone[postgres]".',
         ) from None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("write"):
+            limit = f"SET LOCAL idle_in_transaction_session_timeout = {round(1000 * STILL_SECONDS)}"
+            connection.exec_driver_sql(limit)
+
+    return engine
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
@@ -115,22 +148,12 @@ def _migrate(connection: sa.Connection) -> None:
     command.upgrade(config, "head")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Database errors that the user can do something about, in the words of `rag.errors`."""
-    try:
-        yield
-    except OperationalError as error:
-        cause = str(error.orig)
-        if "disk is full" in cause or "No space left" in cause:
-            raise StorageFull(
-                "The catalog cannot be written: the disk is full.",
-                hint="Free some space; nothing that was stored is lost.",
-            ) from error
-        raise StoreUnreachable(
-            f"The catalog's database does not answer: {cause.strip()}.",
-            hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
-        ) from error
+def _is_full(url: sa.URL, error: BaseException | None) -> bool:
+    """Whether SQLite failed for want of room: it names some of those failures an I/O error."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without the extension
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and url.database:
+        return shutil.disk_usage(Path(url.database).parent).free < FULL_BYTES
+    return code == sqlite3.SQLITE_FULL
 
 
 def utc(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -11,3 +11,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, that would survive a power cut.
+
+    One that is there already may have been made a moment ago by somebody who has not come to that.
+    """
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from rag.disk import sync
+from rag.disk import make_folder, sync
 from rag.errors import NotFound, StorageFull
 
 COPY_BYTES = 2**20
@@ -40,6 +40,7 @@ class ObjectStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._made: set[Path] = set()  # folders of which it is known that they are on the disk
 
     def put(self, data: bytes) -> str:
         """Keep `data` and return its digest. Raises StorageFull; then nothing was written."""
@@ -53,12 +54,13 @@ class ObjectStore:
         Never whole in memory. Raises StorageFull; then nothing was written.
         """
         path = self._path(name)
-        if path.exists():
-            return
         file.seek(0)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, file)
+            self._make_folders(path.parent)
+            if path.exists():
+                sync(path.parent)  # whoever wrote it may not have come to that yet
+            else:
+                _write_durably(path, file)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -95,6 +97,12 @@ class ObjectStore:
         """Forget what interrupted writes left behind, where nobody writes."""
         for path in self.unfinished():
             path.unlink(missing_ok=True)
+
+    def _make_folders(self, folder: Path) -> None:
+        for path in (self._folder, folder):
+            if path not in self._made:
+                make_folder(path)
+                self._made.add(path)
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name

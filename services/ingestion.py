@@ -286,10 +286,12 @@ async def delete_collection(name: CollectionName, service: Running) -> None:
 
 
 def _check_collection(service: Service, name: str) -> None:
-    if name == "default":
+    try:
+        service.parts.catalog.collection(service.scope, name)  # its vectors may be out of reach now
+    except NotFound:
+        if name != "default":
+            raise
         shelf.ensure(service.parts, service.scope, name)
-    else:
-        service.parts.catalog.collection(service.scope, name)
 
 
 def _document(service: Service, collection: str, document_id: str) -> DocumentOut:

@@ -76,7 +76,10 @@ class EdgeStore:
                 shard.update(qe.UpdateOperation.create_field_index(field, schema))
             shard.flush()
             shard.close()
+            for path in (*aside.rglob("*"), aside):
+                sync(path)
             aside.rename(self._path(index))
+            sync(self._folder)
 
     def drop(self, index: Index) -> None:
         """Remove a collection with all its points."""
@@ -111,6 +114,7 @@ class EdgeStore:
         """
         shard, log = self._shard(index), self._path(index) / "wal"
         if _sync_log(log) > LOG_BYTES:
+            self._check_space(DELETE_BYTES)
             shard.flush()
 
     def search(
