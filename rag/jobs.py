@@ -311,11 +311,11 @@ class Ingestor:
             return
         seconds = min(settings.ingest_retry_seconds, 2.0**task.retries)
         after = timedelta(seconds=seconds * random.uniform(0.5, 1))
+        self._journal.put_back(task, after=after, error=error)
         log.warning(
             "document %r will be tried again in %.0f s: %s",
             task.document_id, after.total_seconds(), error,
         )  # fmt: skip
-        self._journal.put_back(task, after=after, error=error)
 
     def _settle(self, job_id: str) -> None:
         """Tell those who wait for a job that it has ended, if it has."""

@@ -4,7 +4,8 @@ Prints its port. Then lines of JSON come in, and one goes out for each:
 
     {"fill": "before flip"}   fills the disk to the last byte at that step, once; "now" at once
     {"free": true}            gives the space back
-    {"look": true}            {"filled": whether the step was reached, "retries": {id: n}}
+    {"look": true}            {"filled": whether the step was reached, "failed": how often a
+                              document failed since, "retries": {id: n}}
     {"fsck": true}            {"findings": [...]}, to be asked when nothing is at work
 """
 
@@ -20,10 +21,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import uvicorn
 
 from rag import jobs, journal
 from rag.fsck import examine
+from rag.jobs import Ingestor
 from rag.journal import Journal
 from rag.objects import ObjectStore
 from rag.orchestrator import Orchestrator
@@ -51,7 +54,14 @@ class Disk:
 
     def __init__(self, data: Path) -> None:
         self._filler = data.parent / "filler"
-        self.when, self.filled = "", False
+        self.when, self.filled, self.failed = "", False, 0
+        ended = Ingestor._write_down
+
+        def counted(ingestor: Ingestor, how: Callable[[], None]) -> None:
+            self.failed += self.filled
+            ended(ingestor, how)
+
+        Ingestor._write_down = counted  # type: ignore[method-assign]
         for name, (owner, attribute) in STEPS.items():
             setattr(owner, attribute, self._watched(name, getattr(owner, attribute)))
         check = EdgeStore._check_space
@@ -73,7 +83,7 @@ class Disk:
 
     def free(self) -> None:
         self._filler.unlink(missing_ok=True)
-        self.when, self.filled = "", False
+        self.when, self.filled, self.failed = "", False, 0
 
     def _reached(self, step: str) -> None:
         if step == self.when and not self.filled:
@@ -99,10 +109,15 @@ def carry_out(command: dict[str, Any], disk: Disk, rag: Orchestrator) -> dict[st
         case {"look": True}:
             found = rag.parts.journal.list_jobs(rag.scope)
             retries = {task.document_id: task.retries for job in found for task in job.tasks}
-            return {"filled": disk.filled, "retries": retries}
+            return {"filled": disk.filled, "failed": disk.failed, "retries": retries}
         case {"fsck": True}:
             return {"findings": [f"{one.kind}: {one.what}" for one in examine(rag.parts)]}
     return {"done": command}
+
+
+def always_growing(connection: Any, *_: object) -> None:
+    """Every commit needs room: none goes to where an older one was in SQLite's log."""
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 def main() -> None:
@@ -114,6 +129,7 @@ def main() -> None:
         data, profile="starter", embed_batch=4, chunk_tokens=64, chunk_overlap=0, warm_up=False,
         min_free_bytes=4 * 2**20, ingest_retry_seconds=0.2, ingest_retries=1000,
     )  # fmt: skip
+    sa.event.listen(rag.parts.database._engine, "checkout", always_growing)
     disk, app = Disk(data), create_app(orchestrator=rag)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server(uvicorn.Config(app, log_level="warning"), app)

@@ -1,12 +1,12 @@
 """A disk that is full to the last byte, at each step: a clear error, nothing lost, on it goes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,14 @@ class Small:
         text = "\n\n".join(f"Paragraph {n}. {sentence * 4}" for n in range(6))
         return self.client.post("/v1/documents", json={"documents": [{"id": name, "text": text}]})
 
+    def sees(self, sign: str) -> bool:
+        """Whether the disk was filled, or a document failed since."""
+        return bool(self.tell(look=True)[sign])
+
+    def jobs(self) -> list[str]:
+        """The states of those that are known."""
+        return [job["state"] for job in self.client.get("/v1/jobs").json()["jobs"]]
+
     def wait(self, job: str) -> None:
         """Return when a job has ended as it should."""
         until(lambda: self.client.get(f"/v1/jobs/{job}").json()["state"] == "done")
@@ -70,7 +78,7 @@ class Small:
         """These are there, whole, and nothing else is."""
         listed = self.client.get("/v1/documents").json()["documents"]
         assert {one["id"] for one in listed} == documents
-        assert {one["chunks"] for one in listed} == {12}, "of each paragraph two"
+        assert min(one["chunks"] for one in listed) > 4, "more than is embedded at once"
         for name in documents:
             assert self.searched(name).json()["hits"][0]["document_id"] == name
         assert self.tell(fsck=True)["findings"] == []
@@ -102,13 +110,15 @@ def test_a_full_disk_is_said_and_waited_for(small_disk):
             if step in ACCEPTING:
                 is_problem(small.send(name), 507, "/problems/storage-full")
                 assert small.tell(look=True)["filled"]
-                jobs = [job["state"] for job in small.client.get("/v1/jobs").json()["jobs"]]
-                assert set(jobs) <= {"done", "receiving"}, "nothing was promised"
+                assert set(small.jobs()) <= {"done", "receiving"}, "nothing was promised"
                 small.tell(free=True)
+                until(lambda: set(small.jobs()) == {"done"})  # the refused one is forgotten
                 sent = small.send(name)
             else:
                 sent = small.send(name)
-                until(lambda: small.tell(look=True)["filled"])
+                sign = "filled" if step == "claim" else "failed"
+                until(partial(small.sees, sign))
+                small.tell(fill="now")  # also what something that ended meanwhile gave back
                 is_problem(small.send("too-much"), 507, "/problems/storage-full")
                 unready = small.client.get("/readyz")
                 assert unready.status_code == 503
@@ -120,38 +130,38 @@ def test_a_full_disk_is_said_and_waited_for(small_disk):
             there.add(name)
             if step not in (*ACCEPTING, "claim"):
                 assert small.tell(look=True)["retries"][name] >= 1
-        until(lambda: len(small.client.get("/v1/jobs").json()["jobs"]) == len(there))
+        until(lambda: len(small.jobs()) == len(there))
         small.check(there)
     assert small.process.returncode == 0
 
 
 def test_a_disk_that_fills_up_under_the_engine_s_feet(small_disk):
-    """Its files are mapped into memory, so the process may be killed. The next one goes on."""
+    """Its files are mapped into memory, so that kills the process. The next one goes on."""
     data = small_disk / "data"
     with service(data) as small:
         small.wait(small.send("kept").json()["job_id"])
         small.tell(fill=DEAD)
         job = small.send("late").json()["job_id"]
-        until(lambda: small.process.poll() is not None or small.tell(look=True)["filled"])
-        small.process.kill()
-        small.process.wait()
+        small.process.wait(60)
+    assert small.process.returncode == -signal.SIGBUS
     with service(data) as small:  # it starts all the same
+        small.tell(fill="now")
         is_problem(small.send("too-much"), 507, "/problems/storage-full")
-        (small_disk / "filler").unlink()
+        small.tell(free=True)
         small.wait(job)
         small.check({"kept", "late"})
 
 
-def test_no_process_dies_of_a_full_disk_that_it_can_see(small_disk):
-    """A full disk at the start and at the end of a process."""
+def test_a_process_starts_and_ends_on_a_full_disk(small_disk):
+    """Nothing dies of a full disk that can be seen."""
     data = small_disk / "data"
     with service(data) as small:
         small.wait(small.send("kept").json()["job_id"])
         small.tell(fill="now")
     assert small.process.returncode == 0
     with service(data) as small:
-        assert small.searched("kept").status_code in (200, 507)
+        # The engine writes when it opens its files.
+        is_problem(small.searched("kept"), 507, "/problems/storage-full")
         small.tell(free=True)
         small.check({"kept"})
-    assert small.process.returncode != -signal.SIGBUS
-    assert not os.path.lexists(small_disk / "filler")
+    assert small.process.returncode == 0
