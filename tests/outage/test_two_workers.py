@@ -1,6 +1,7 @@
 """Two processes on one Postgres share the work: whatever happens to one, all is done, and once."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,45 +109,38 @@ def front(environment: dict[str, str], lighthouse: Orchestrator, monkeypatch) ->
     parts.close()
 
 
-def test_a_worker_that_is_killed_leaves_its_document_to_the_other(start, front):
-    workers = [start(), start()]
-    for worker in workers:
-        worker.wait_ready()
-    killed, other = workers
-    killed.plan("SIGKILL", "before upsert", 8)  # in its third document: each takes three or more
-    jobs = [front.send(*DOCUMENTS[:3]), front.send(*DOCUMENTS[3:])]
-    killed.wait_dead()
-    assert killed.process.returncode == -9
-    for job in jobs:
-        front.wait(job)
-    other.wait_idle()
-    assert killed.live, "it did some of the work"
-    assert other.live, "and the other one some"
-    made = [document for document, _ in killed.live + other.live]
-    assert sorted(made) == sorted(DOCUMENTS), "each once"
-    front.check(set(DOCUMENTS))
-
-
-def test_a_worker_that_slept_through_its_lease_finishes_nothing_twice(start, front):
+def test_all_is_done_and_once_whatever_happens_to_one(start, front):
     slept = start()
     slept.wait_ready()
+    there = {"a", "b"}
+    other = sleeps_through_its_lease(slept, start, front)
+    front.check(there)
+    stands_still_while_it_holds_locks([slept, other], front)
+    there |= {"c", "d"}
+    front.check(there)
+    is_killed(slept, other, front)
+    front.check(there | set(DOCUMENTS))
+
+
+def sleeps_through_its_lease(slept: Worker, start: Callable[[], Worker], front: Front) -> Worker:
+    """What it is about to write when it wakes up is of a generation that is gone for good."""
     slept.plan("SIGSTOP", "before upsert", 2)
     job = front.send("a", "b")
     until(lambda: slept.stopped)
     other = start()
     other.wait_ready()
     front.wait(job)
-    # What it is about to write is by then of a generation that is gone for good.
     front.wait(front.send("a", version=2))
     front.wait_purged()
     slept.resume()
     slept.wait_idle()
     assert slept.live == []
     assert sorted(document for document, _ in other.live) == ["a", "a", "b"]
-    front.check({"a", "b"})
+    return other
 
-    # One stands still while it holds the collection's lock: the other must not wait for ever.
-    workers = [slept, other]
+
+def stands_still_while_it_holds_locks(workers: list[Worker], front: Front) -> None:
+    """The other must not wait for it for ever."""
     for worker in workers:
         worker.live.clear()
         worker.plan("SIGSTOP", "within flip", 1)
@@ -161,4 +155,20 @@ def test_a_worker_that_slept_through_its_lease_finishes_nothing_twice(start, fro
     slept.wait_idle()
     assert slept.live == []
     assert sorted(document for document, _ in other.live) == ["c", "d"]
-    front.check({"a", "b", "c", "d"})
+
+
+def is_killed(killed: Worker, other: Worker, front: Front) -> None:
+    """In the middle of a document, after some that it shared with the other."""
+    for worker in (killed, other):
+        worker.live.clear()
+    killed.plan("SIGKILL", "before upsert", 8)  # in its second or third: each takes three or more
+    jobs = [front.send(*DOCUMENTS[:3]), front.send(*DOCUMENTS[3:])]
+    killed.wait_dead()
+    assert killed.process.returncode == -signal.SIGKILL
+    for job in jobs:
+        front.wait(job)
+    other.wait_idle()
+    assert killed.live, "it did some of the work"
+    assert other.live, "and the other one some"
+    made = [document for document, _ in killed.live + other.live]
+    assert sorted(made) == sorted(DOCUMENTS), "each once"
