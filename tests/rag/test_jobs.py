@@ -208,9 +208,10 @@ def test_an_upload_that_cannot_even_be_refused_is_forgotten_in_time(docs, ingest
             ingestor.submit(docs.scope, "docs", [text("a")])
     (job,) = docs.parts.journal.list_jobs(docs.scope)
     assert job.state == "receiving"
+    start = datetime.now(UTC)
+    monkeypatch.setattr(journal_module, "_now", lambda: start + 0.9 * journal_module.LEASE)
     ingestor._renew()  # as it does while it is at work: no longer for this one
-    later = datetime.now(UTC) + 1.1 * journal_module.LEASE
-    monkeypatch.setattr(journal_module, "_now", lambda: later)
+    monkeypatch.setattr(journal_module, "_now", lambda: start + 1.8 * journal_module.LEASE)
     ingestor._sweep()
     assert docs.parts.journal.list_jobs(docs.scope) == []
     assert list(examine(docs.parts)) == []
