@@ -17,6 +17,8 @@ test: .venv/installed-dev
 # The long proofs, of which `make test` runs samples. Some twenty minutes.
 soak: .venv/installed-dev
 	RAG_SOAK_KILLS=200 $(BIN)/python -m pytest -s tests/crash
+	RAG_SOAK_OUTAGE_SECONDS=60 RAG_SOAK_LEASE_SECONDS=30 RAG_SOAK_DOCUMENTS=100 \
+		$(BIN)/python -m pytest -s tests/outage
 
 serve: .venv/installed
 	$(BIN)/rag serve $(if $(PROFILE),--profile $(PROFILE))

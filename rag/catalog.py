@@ -238,13 +238,17 @@ class Catalog:
                 )
             return _collection(connection, scope, found)
 
-    def delete_collection(self, scope: Scope, name: str) -> None:
+    def delete_collection(self, scope: Scope, name: str, *, only_unused: bool = False) -> None:
         """Forget a collection with all its documents and jobs, and what is built aside for it.
 
-        Their vectors are among the `vectors_to_drop` from then on.
+        Their vectors are among the `vectors_to_drop` from then on. With `only_unused` one into
+        which something was sent is left as it is.
         """
         with self._database.write() as connection:
             found = self.locked(connection, scope, name, alone=True)
+            sent = sa.select(jobs.c.id).where(jobs.c.collection_id == found.id).limit(1)
+            if only_unused and connection.execute(sent).first() is not None:
+                return
             built = [
                 self.locked(connection, scope, aside, alone=True)
                 for aside in _aside(connection, found)
@@ -405,6 +409,12 @@ class Catalog:
                 ~_backup_runs(),
             )
             return list(connection.execute(query).scalars())
+
+    def has_generation(self, generation: int) -> bool:
+        """Whether a generation is known, in whatever state: one that was purged is not."""
+        query = sa.select(generations.c.id).where(generations.c.id == generation)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
 
     def purged(self, scope: Scope, which: Which, stale: Sequence[int]) -> None:
         """Forget stale generations whose points are gone, and the objects that only they used."""

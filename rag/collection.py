@@ -45,7 +45,8 @@ def create(
     try:
         parts.store.create(index_of(made))
     except RagError:
-        parts.catalog.delete_collection(scope, name)  # it holds nothing yet, and could hold nothing
+        # Unless somebody found it meanwhile, and was promised that a document will be in it.
+        parts.catalog.delete_collection(scope, name, only_unused=True)
         raise
     return made
 

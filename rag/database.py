@@ -1,5 +1,7 @@
 """The catalog's database: SQLite beside the data, or Postgres. Transactions in, errors out."""
 
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from rag.errors import Conflict, InvalidInput, StorageFull, StoreUnreachable
 from rag.tables import schema
@@ -22,6 +24,10 @@ MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postg
 OBJECTS_LOCK = MIGRATION_LOCK + 1
 CONNECTIONS = 32  # kept open to SQLite
 ROWS_AT_ONCE = 1000
+# A process that stands still within a transaction (it was stopped, its machine sleeps) holds locks
+# that others wait for. Postgres ends its session after this, and so the transaction.
+STILL_SECONDS = 30
+FULL_BYTES = 2**16  # SQLite has trouble, and there is less room than this: it is for want of room
 
 
 class Database:
@@ -72,7 +78,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One state of the database for the length of the block. Raises StoreUnreachable."""
-        with _translated(), self._engine.connect() as connection:
+        with self._translated(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -81,7 +87,7 @@ class Database:
 
         Raises StoreUnreachable.
         """
-        with _translated(), self._engine.connect() as plain:
+        with self._translated(), self._engine.connect() as plain:
             connection = plain.execution_options(yield_per=ROWS_AT_ONCE)
             if self._engine.name == "postgresql":
                 # By default each statement would see what was committed before it began.
@@ -91,7 +97,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull."""
-        with _translated(), self._engine.connect() as plain:
+        with self._translated(), self._engine.connect() as plain:
             connection = plain.execution_options(write=True)
             with connection.begin():
                 yield connection
@@ -104,6 +110,25 @@ class Database:
         if self._engine.name == "postgresql":
             lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
             connection.execute(sa.select(lock(OBJECTS_LOCK)))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Database errors that the user can do something about, in the words of `rag.errors`."""
+        try:
+            yield
+        except DBAPIError as error:
+            if not isinstance(error, OperationalError) and not error.connection_invalidated:
+                raise
+            cause = str(error.orig)
+            if "No space left" in cause or _is_full(self._engine.url, error.orig):
+                raise StorageFull(
+                    "The catalog cannot be written: the disk is full.",
+                    hint="Free some space; nothing that was stored is lost.",
+                ) from error
+            raise StoreUnreachable(
+                f"The catalog's database does not answer: {cause.strip()}.",
+                hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
+            ) from error
 
 
 def _parsed(url: str) -> sa.URL:
@@ -121,12 +146,20 @@ def _engine(url: str) -> sa.Engine:
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed)
     try:
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        engine = sa.create_engine(parsed, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise InvalidInput(
             f"The database driver {error.name} is not installed.",
             hint='Run: pip install "ragstone[postgres]".',
         ) from None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        if connection.get_execution_options().get("write"):
+            limit = f"SET LOCAL idle_in_transaction_session_timeout = {round(1000 * STILL_SECONDS)}"
+            connection.exec_driver_sql(limit)
+
+    return engine
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
@@ -160,15 +193,15 @@ def has_rows(url: str) -> bool:
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         return False
-    engine = _engine(url)
+    database = Database(_engine(url))
     try:
-        with _translated(), engine.connect() as connection:
+        with database.read() as connection:
             there = set(sa.inspect(connection).get_table_names())
             ours = [table for name, table in schema.tables.items() if name in there]
             queries = (sa.select(sa.literal(1)).select_from(table).limit(1) for table in ours)
             return any(connection.execute(query).first() is not None for query in queries)
     finally:
-        engine.dispose()
+        database.close()
 
 
 def newest_revision() -> str:
@@ -199,22 +232,12 @@ def _migrate(connection: sa.Connection, revision: str = "head") -> None:
     command.upgrade(config, revision)
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Database errors that the user can do something about, in the words of `rag.errors`."""
-    try:
-        yield
-    except OperationalError as error:
-        cause = str(error.orig)
-        if "disk is full" in cause or "No space left" in cause:
-            raise StorageFull(
-                "The catalog cannot be written: the disk is full.",
-                hint="Free some space; nothing that was stored is lost.",
-            ) from error
-        raise StoreUnreachable(
-            f"The catalog's database does not answer: {cause.strip()}.",
-            hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
-        ) from error
+def _is_full(url: sa.URL, error: BaseException | None) -> bool:
+    """Whether SQLite failed for want of room: it names some of those failures an I/O error."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # without the extension
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and url.database:
+        return shutil.disk_usage(Path(url.database).parent).free < FULL_BYTES
+    return code == sqlite3.SQLITE_FULL
 
 
 def utc(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -74,3 +74,14 @@ def _opened(path: Path, part: Path) -> BinaryIO:
         ) from None
     file.truncate(0)  # what an interrupted process left
     return file
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, that would survive a power cut.
+
+    One that is there already may have been made a moment ago by somebody who has not come to that.
+    """
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)

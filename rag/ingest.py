@@ -13,7 +13,7 @@ from rag import parsed
 from rag.catalog import Collection, DocumentRecord, Revision, Which
 from rag.collection import index_of, source_fingerprint
 from rag.embed import Embedder
-from rag.errors import NotFound, RagError
+from rag.errors import NotFound, RagError, StorageFull, StoreUnreachable
 from rag.journal import Arrival
 from rag.language import language_warning
 from rag.objects import digest
@@ -194,20 +194,29 @@ def revision(
     )
 
 
-def purge(parts: Parts, scope: Scope, collection: Which, document_id: str) -> None:
+def purge(
+    parts: Parts, scope: Scope, collection: Which, document_id: str, *, written: int | None = None
+) -> bool:
     """Delete points and objects of generations that are no longer live.
 
-    They are invisible already; when the store does not answer, the next sweep tries again.
+    Those of the generation `written`, too, if it was purged while the caller still wrote to it.
+
+    They are invisible already; False when the store does not answer: the next sweep tries again.
     """
     try:
+        is_forgotten = written is not None and not parts.catalog.has_generation(written)
         for found in parts.catalog.indexes(scope, collection):
             stale = parts.catalog.stale_generations(scope, found, document_id)
+            if written is not None and is_forgotten:
+                stale.append(written)
             if stale:
                 parts.store.delete(scope, index_of(found), document_id, stale)
                 parts.store.flush(index_of(found))
                 parts.catalog.purged(scope, found, stale)
     except RagError as error:
         log.warning("old points of %r are invisible but not deleted yet: %s", document_id, error)
+        return not isinstance(error, StoreUnreachable | StorageFull)
+    return True
 
 
 class Unjournaled:

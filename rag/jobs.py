@@ -8,11 +8,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import BytesIO
 from typing import BinaryIO
 
@@ -73,7 +74,7 @@ class Ingestor:
         self._journal = orchestrator.parts.journal
         self._changed = threading.Condition()
         self._closing = self._closed = False
-        self._receiving = 0
+        self._receiving: set[str] = set()  # jobs whose bytes are being kept
         self._to_sweep = threading.Event()
         self._work: dict[str, Work] = {}  # by claim
         self._awaited: dict[str, list[Future[None]]] = {}
@@ -87,7 +88,10 @@ class Ingestor:
 
     def start(self) -> None:
         """Take up what was left, then work until `close`."""
-        self._sweep(first=True)
+        try:
+            self._sweep(first=True)
+        except HEALS as error:  # questions are answered meanwhile
+            log.warning("what was left will be taken up later: %s", error)
         for thread in self._threads:
             thread.start()
 
@@ -114,18 +118,18 @@ class Ingestor:
             scope, collection, arrivals, key=key, most_waiting=self._parts.settings.ingest_queue
         )
         if is_new:
-            with self._changed:
-                self._receiving += 1
+            self._receiving.add(job_id)
             try:
                 for arrival, file in zip(arrivals, files, strict=True):
                     self._parts.objects.put_file(file, arrival.content_hash)
                 self._journal.accept(job_id)
             except BaseException:
-                self._journal.refuse(job_id, {arrival.content_hash for arrival in arrivals})
+                # Where that fails as well, its lease ends, and a sweep forgets it.
+                with _logged("an upload that was refused"):
+                    self._journal.refuse(job_id, {arrival.content_hash for arrival in arrivals})
                 raise
             finally:
-                with self._changed:
-                    self._receiving -= 1
+                self._receiving.discard(job_id)
             self.wake()
         return self._journal.job(scope, job_id)
 
@@ -175,7 +179,9 @@ class Ingestor:
         while not self._closing:
             task = None
             with _logged("the journal"):
-                task = self._journal.claim(per_collection=self._parts.settings.ingest_threads)
+                task = self._journal.claim(
+                    per_collection=self._parts.settings.ingest_per_collection
+                )
             if task is None:
                 self._pause()
                 continue
@@ -215,7 +221,7 @@ class Ingestor:
 
     def _renew(self) -> None:
         held = dict(self._work)  # before asking: what is claimed meanwhile is not judged
-        mine = self._journal.renew(held)
+        mine = self._journal.renew(held, list(self._receiving))
         for claim, work in held.items():
             if claim not in mine:
                 work.cancelled.set()
@@ -232,24 +238,24 @@ class Ingestor:
             self._journal.expire()
             parts.catalog.abandon_orphans(now - timedelta(hours=parts.settings.ingest_orphan_hours))
         for scope, collection, document_id in parts.catalog.all_stale():
-            if self._closing:
-                return
-            purge(parts, scope, collection, document_id)
+            if self._closing or not purge(parts, scope, collection, document_id):
+                break
         paint_all(parts)
         parts.catalog.drop_doomed()
-        drop_vectors(parts)
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
+        drop_vectors(parts)
 
     # One task
 
     def _attempt(self, task: Task) -> None:
         work, claim = Work(Priority.BULK), task.owner or ""
+        keeper = Journaled(self._parts, task)
         self._work[claim] = work
         try:
             if self._closing:
                 work.cancelled.set()
             with working(work):
-                self._ingest(task)
+                self._ingest(task, keeper)
         except LeaseLost as error:
             log.info("document %r is not ours any more: %s", task.document_id, error)
         except Cancelled:
@@ -257,20 +263,43 @@ class Ingestor:
                 self._journal.put_back(task, after=timedelta(0))
             # else it was cancelled or deleted, which the journal knows
         except HEALS as error:
-            self._try_later(task, error)
+            self._write_down(partial(self._try_later, task, error))
         except RagError as error:
-            self._journal.fail(task, error)
+            self._write_down(partial(self._journal.fail, task, error))
         except Exception as error:
             log.error("ingesting %r failed", task.document_id, exc_info=error)
-            self._journal.fail(
-                task, RagError("Something went wrong inside.", hint="The log says what.")
-            )
+            inside = RagError("Something went wrong inside.", hint="The log says what.")
+            self._write_down(partial(self._journal.fail, task, inside))
         finally:
-            del self._work[claim]
-            self._journal.release(task)
-            purge(self._parts, task.scope, task.collection, task.document_id)
+            try:
+                self._journal.release(task)
+                self._purge(task, keeper.written())
+            finally:
+                del self._work[claim]
 
-    def _ingest(self, task: Task) -> None:
+    def _purge(self, task: Task, written: int | None) -> None:
+        purge(self._parts, task.scope, task.collection, task.document_id, written=written)
+
+    def _write_down(self, how_it_ended: Callable[[], None]) -> None:
+        """Have the journal know how an attempt ended, once it can be written to.
+
+        Otherwise nobody would go on before the lease has ended, and it would look as if the process
+        had ended.
+        """
+        while True:
+            try:
+                how_it_ended()
+                return
+            except LeaseLost as error:
+                log.info("%s", error)
+                return
+            except HEALS as error:
+                if self._closing:
+                    raise
+                log.warning("the journal: %s", error)
+                self._pause()
+
+    def _ingest(self, task: Task, keeper: "Journaled") -> None:
         if task.starts > MOST_STARTS:
             raise RagError(
                 f"The process ended {task.starts - 1} times while this document was at work.",
@@ -284,7 +313,6 @@ class Ingestor:
         parts.embedder_for(found)  # before anything is begun: it may not be there
         if not found.chunks:  # a crash may have come between the collection's row and its vectors
             parts.store.create(index_of(found))
-        keeper = Journaled(parts, task)
         orchestrator = self._orchestrator.within(scope)
         with parts.objects.local(task.content_hash) as content:
             orchestrator.build(task.source, content, task.content_hash, found, keeper)
@@ -296,11 +324,11 @@ class Ingestor:
             return
         seconds = min(settings.ingest_retry_seconds, 2.0**task.retries)
         after = timedelta(seconds=seconds * random.uniform(0.5, 1))
+        self._journal.put_back(task, after=after, error=error)
         log.warning(
             "document %r will be tried again in %.0f s: %s",
             task.document_id, after.total_seconds(), error,
         )  # fmt: skip
-        self._journal.put_back(task, after=after, error=error)
 
     def _settle(self, job_id: str) -> None:
         """Tell those who wait for a job that it has ended, if it has."""
@@ -350,6 +378,10 @@ class Journaled:
             self._task, text_hash=text_hash, parsed_hash=parsed_hash, attached=attached
         )
         assert self._task.generation is not None
+        return self._task.generation
+
+    def written(self) -> int | None:
+        """The generation that this attempt may have written to."""
         return self._task.generation
 
     def stored(self) -> int:

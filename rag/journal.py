@@ -222,11 +222,12 @@ class Journal:
 
     # Working
 
-    def claim(self, *, per_collection: int) -> Task | None:
+    def claim(self, *, per_collection: int = 0) -> Task | None:
         """The oldest task that may begin, now the caller's own; None when there is none.
 
         One document's tasks are worked on in their order, and at most `per_collection` tasks of a
-        collection at once. A task whose lease has ended is up again.
+        collection at once, by all processes together (0: any number). A task whose lease has ended
+        is up again.
         """
         now = _now()
         other = tasks.alias()
@@ -254,9 +255,10 @@ class Journal:
         held_up = sa.exists().where(
             migrations.c.collection_id == tasks.c.collection_id, migrations.c.paused_until > now
         )
+        has_room = running < per_collection if per_collection else sa.true()
         pick = (
             sa.select(tasks.c.id)
-            .where(due, in_order, running < per_collection, ~held_up)
+            .where(due, in_order, has_room, ~held_up)
             .order_by(tasks.c.id)
             .limit(1)
             .with_for_update(skip_locked=True, of=tasks)
@@ -279,13 +281,13 @@ class Journal:
             )
             return self._task(connection, picked)
 
-    def renew(self, held: Iterable[str]) -> set[str]:
-        """Renew the leases of claims, and of what is being received.
+    def renew(self, held: Iterable[str], receiving: Iterable[str] = ()) -> set[str]:
+        """Renew the leases of claims, and of the jobs that are just being received.
 
         Returns those of the claims that still hold.
         """
         claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(list(held)))
-        received = sa.and_(tasks.c.state == "receiving", tasks.c.owner == self.owner)
+        received = sa.and_(tasks.c.state == "receiving", tasks.c.job_id.in_(list(receiving)))
         with self._database.write() as connection:
             query = tasks.update().where(sa.or_(claimed, received))
             connection.execute(query.values(lease_until=_now() + LEASE))

@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from rag.disk import sync
+from rag.disk import make_folder, sync
 from rag.errors import NotFound, StorageFull
 
 COPY_BYTES = 2**20
@@ -88,6 +88,7 @@ class ObjectStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._made: set[Path] = set()  # folders of which it is known that they are on the disk
 
     def put(self, data: bytes) -> str:
         """Keep `data` and return its digest. Raises StorageFull; then nothing was written."""
@@ -101,12 +102,13 @@ class ObjectStore:
         Never whole in memory. Raises StorageFull; then nothing was written.
         """
         path = self._path(name)
-        if path.exists():
-            return
         file.seek(0)
         with _room_below(self._folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, file)
+            self._make_folders(path.parent)
+            if path.exists():
+                sync(path.parent)  # whoever wrote it may not have come to that yet
+            else:
+                _write_durably(path, file)
 
     def get(self, name: str) -> bytes:
         """The bytes of a digest. Raises NotFound."""
@@ -169,6 +171,12 @@ class ObjectStore:
             f"The object {name} is missing from {self._folder}.",
             hint="Restore the data folder from a backup, or ingest the document again.",
         )
+
+    def _make_folders(self, folder: Path) -> None:
+        for path in (self._folder, folder):
+            if path not in self._made:
+                make_folder(path)
+                self._made.add(path)
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name

@@ -133,7 +133,8 @@ class Settings(BaseSettings):
     ocr_languages: str = Field("eng", pattern=r"^\w+(\+\w+)*$")  # Tesseract's names: eng+deu
     ocr_data: Path | None = None  # the folder of their .traineddata; default: the usual ones
     ingest_queue: int = Field(1000, ge=1)  # accepted uploads that are not done; more get 429
-    ingest_threads: int = Field(1, ge=1, le=64)  # documents at work at once, of a collection too
+    ingest_threads: int = Field(1, ge=1, le=64)  # documents that a process works on at once
+    ingest_per_collection: int = Field(0, ge=0)  # all processes together, of one; 0: no limit
     ingest_retries: int = Field(20, ge=0)  # when the store, the disk or a model server fails
     ingest_retry_seconds: float = Field(60.0, ge=0)  # the longest pause before one
     ingest_orphan_hours: float = Field(24.0, gt=0)  # then what a dead process began is purged

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from rag import collection as shelf
+from rag.errors import NotFound
 from rag.jobs import Upload
 from rag.journal import Job
 from services import uploads
@@ -127,10 +128,12 @@ async def _ingest(
 
 
 def _check_collection(service: Service, name: str) -> None:
-    if name == "default":
+    try:
+        service.parts.catalog.collection(service.scope, name)  # its vectors may be out of reach now
+    except NotFound:
+        if name != "default":
+            raise
         shelf.ensure(service.parts, service.scope, name)
-    else:
-        service.parts.catalog.collection(service.scope, name)
 
 
 def _job(service: Service, job_id: str) -> Job:

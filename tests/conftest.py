@@ -9,6 +9,7 @@ import pytest
 from rag import collection as shelf
 from rag.demo import documents
 from rag.orchestrator import Orchestrator
+from tests import postgres as servers
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,3 +36,22 @@ def rag(tmp_path: Path, lighthouse: Orchestrator) -> Iterator[Orchestrator]:
             getattr(lighthouse.parts, name.replace(" ", "_"))  # load what is not loaded yet
             opened.parts._loaded[name] = lighthouse.parts._loaded[name]
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """A Postgres of this run."""
+    with servers.running() as started:
+        if started is None:
+            pytest.skip(
+                "There is no Postgres: install pgserver or Debian's postgresql, or name one in"
+                " RAG_TEST_DATABASE_URL."
+            )
+        yield started
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres: servers.Postgres) -> Iterator[str]:
+    """A database for the tests of a module."""
+    with postgres.database() as url:
+        yield url

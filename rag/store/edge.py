@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,7 +85,10 @@ class EdgeStore:
                 shard.update(qe.UpdateOperation.create_field_index(field, schema))
             shard.flush()
             shard.close()
+            for path in (*aside.rglob("*"), aside):
+                sync(path)
             aside.rename(self._path(index))
+            sync(self._folder)
 
     def drop(self, index: Index) -> None:
         """Remove a collection with all its points."""
@@ -108,7 +112,8 @@ class EdgeStore:
             )
             for point in points
         ]
-        self._shard(index).update(qe.UpdateOperation.upsert_points(batch))
+        with self._has_room():
+            self._shard(index).update(qe.UpdateOperation.upsert_points(batch))
 
     def flush(self, index: Index) -> None:
         """Return when what was written would survive a power cut.
@@ -120,7 +125,9 @@ class EdgeStore:
         """
         shard, log = self._shard(index), self._path(index) / "wal"
         if _sync_log(log) > LOG_BYTES:
-            shard.flush()
+            self._check_space(DELETE_BYTES)
+            with self._has_room():
+                shard.flush()
 
     def search(
         self,
@@ -163,7 +170,8 @@ class EdgeStore:
             [AnyOf("document_id", (document_id,)), AnyOf("generation", tuple(generations))],
         )
         self._check_space(DELETE_BYTES)  # less than for writing: deleting is what frees space
-        self._shard(index).update(qe.UpdateOperation.delete_points_by_filter(where))
+        with self._has_room():
+            self._shard(index).update(qe.UpdateOperation.delete_points_by_filter(where))
 
     def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
         """How many points there are, of all generations."""
@@ -243,7 +251,10 @@ class EdgeStore:
         """Flush and close every shard, then let the folder go."""
         with self._guard:
             for shard in self._shards.values():
-                shard.flush()
+                with suppress(StorageFull):  # what was not written is read from the log
+                    self._check_space(DELETE_BYTES)
+                    with self._has_room():
+                        shard.flush()
                 shard.close()
             self._shards.clear()
             self._lock.close()
@@ -284,6 +295,18 @@ class EdgeStore:
                 self._check_space()  # opening a shard writes: its log, its segments
                 self._shards[index.physical] = qe.EdgeShard.load(str(path))
             return self._shards[index.physical]
+
+    @contextmanager
+    def _has_room(self) -> Iterator[None]:
+        """The engine's error for a disk that filled up since it was looked at, in our words."""
+        try:
+            yield
+        except Exception as error:
+            if "No space left" not in str(error):
+                raise
+            raise StorageFull(
+                f"The disk below {self._folder} is full.", hint="Free some space."
+            ) from error
 
     def _check_space(self, most: int = sys.maxsize) -> None:
         # The engine maps its files: a write beyond the end of the disk would kill the process

@@ -10,9 +10,10 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from rag.errors import StorageFull, StoreUnreachable
+from rag.errors import NotFound, Overloaded, RagError, StorageFull, StoreUnreachable
 from rag.store import (
     BM25,
     DENSE,
@@ -239,14 +240,24 @@ class ServerStore:
             yield
         except UnexpectedResponse as error:
             raise self._refused(error) from error
+        except ResourceExhaustedResponse as error:
+            raise Overloaded(
+                f"Qdrant at {self._address} has too much to do ({_cause(error)}).",
+                retry_after=error.retry_after_s,
+            ) from error
         except (ResponseHandlingException, httpx.HTTPError, grpc.RpcError, OSError) as error:
             raise StoreUnreachable(
                 f"Qdrant at {self._address} does not answer ({_cause(error)}).",
                 hint="Start it, or check RAG_QDRANT_URL, RAG_QDRANT_API_KEY and the network.",
             ) from error
 
-    def _refused(self, error: UnexpectedResponse) -> StoreUnreachable | StorageFull:
+    def _refused(self, error: UnexpectedResponse) -> RagError:
         reason = error.content.decode("utf8", "replace")[:300]
+        if error.status_code == 404 and "doesn't exist" in reason:
+            return NotFound(
+                f"The vectors of this collection are missing from Qdrant at {self._address}.",
+                hint="Restore them from a backup, or delete the collection.",
+            )
         if "No space left" in reason or "disk" in reason.lower():
             return StorageFull(
                 f"Qdrant at {self._address} has no room: {reason}", hint="Free disk space there."

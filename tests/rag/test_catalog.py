@@ -1,6 +1,5 @@
 """The catalog: what is live, what is stale, and who may see it."""
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
@@ -21,14 +20,11 @@ MINE = Scope("mine")
 THEIRS = Scope("theirs")
 
 
-POSTGRES = os.environ.get("RAG_TEST_DATABASE_URL")  # an empty database for this test alone
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def catalog(request, tmp_path):
-    if request.param == "postgres" and POSTGRES is None:
-        pytest.skip("RAG_TEST_DATABASE_URL names no Postgres database")
-    url = POSTGRES if request.param == "postgres" else f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    url = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
     database = Database.open(url)
     opened = Catalog(database)
     opened.dropped = []
@@ -41,13 +37,12 @@ def catalog(request, tmp_path):
     database.close()
 
 
-@pytest.mark.skipif(POSTGRES is None, reason="RAG_TEST_DATABASE_URL names no Postgres database")
-def test_services_that_start_together_make_the_tables_once():
-    with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(lambda _: Database.open(POSTGRES), range(4)))
-    for one in opened:
-        assert Catalog(one).collections(MINE) == []
-        one.close()
+def test_services_that_start_together_make_the_tables_once(postgres):
+    with postgres.database() as url, ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: Database.open(url), range(4)))
+        for one in opened:
+            assert Catalog(one).collections(MINE) == []
+            one.close()
 
 
 def begin(catalog: Catalog, document: str = "d", content: str = "c1") -> int:

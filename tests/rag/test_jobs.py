@@ -2,12 +2,13 @@
 
 import io
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from rag import ingest as steps
 from rag import jobs as module
+from rag import journal as journal_module
 from rag.errors import NotFound, Overloaded, StorageFull, StoreUnreachable
 from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
@@ -192,6 +193,110 @@ def test_bytes_that_cannot_be_kept_are_not_promised(docs, ingestor, monkeypatch)
         ingestor.submit(docs.scope, "docs", [text("a")])
     assert docs.parts.journal.list_jobs(docs.scope) == []
     assert list(examine(docs.parts)) == []
+
+
+def test_an_upload_that_cannot_even_be_refused_is_forgotten_in_time(docs, ingestor, monkeypatch):
+    """The journal is on the same full disk. It must not look received for as long as we live."""
+
+    def full(*_):
+        raise StorageFull("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(docs.parts.journal, "accept", full)
+        patched.setattr(docs.parts.journal, "refuse", full)
+        with pytest.raises(StorageFull):
+            ingestor.submit(docs.scope, "docs", [text("a")])
+    (job,) = docs.parts.journal.list_jobs(docs.scope)
+    assert job.state == "receiving"
+    start = datetime.now(UTC)
+    monkeypatch.setattr(journal_module, "_now", lambda: start + 0.9 * journal_module.LEASE)
+    ingestor._renew()  # as it does while it is at work: no longer for this one
+    monkeypatch.setattr(journal_module, "_now", lambda: start + 1.8 * journal_module.LEASE)
+    ingestor._sweep()
+    assert docs.parts.journal.list_jobs(docs.scope) == []
+    assert list(examine(docs.parts)) == []
+
+
+def test_an_end_that_cannot_be_written_down_is_written_down_later(docs, ingestor, monkeypatch):
+    """Else the lease would have to end, and the document would seem to kill processes."""
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(module.random, "uniform", lambda *_: 0.01)
+    stored, failed = [], []
+
+    def store(*arguments, store=steps.store):
+        stored.append(1)
+        if len(stored) == 1:
+            raise StoreUnreachable("Qdrant does not answer.")
+        store(*arguments)
+
+    def put_back(*arguments, put_back=docs.parts.journal.put_back, **options):
+        failed.append(1)
+        if len(failed) <= 3:
+            raise StorageFull("The disk is full.")
+        put_back(*arguments, **options)
+
+    monkeypatch.setattr(steps, "store", store)
+    monkeypatch.setattr(docs.parts.journal, "put_back", put_back)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    assert statuses(job) == ["ingested"]
+    assert (len(failed), job.tasks[0].retries, job.tasks[0].starts) == (4, 1, 0)
+
+
+def test_points_that_come_after_their_generation_was_purged_go_as_well(docs, ingestor, monkeypatch):
+    """Whoever slept through the lease writes when somebody else has long been done with it."""
+    journal, catalog = docs.parts.journal, docs.parts.catalog
+    slept = []
+
+    def store(parts, scope, found, chunks, vectors, store=steps.store):
+        if not slept:
+            slept.append(chunks[0].generation)
+            later = datetime.now(UTC) + 1.1 * journal_module.LEASE
+            with monkeypatch.context() as patched:
+                patched.setattr(journal_module, "_now", lambda: later)
+                taken = Journal(docs.parts.database, catalog).claim()
+            other = journal.open_generation(taken, text_hash="none", parsed_hash="none")
+            catalog.purged(scope, "docs", slept)
+            assert not catalog.has_generation(slept[0])
+            journal.put_back(other, after=timedelta(0))
+        store(parts, scope, found, chunks, vectors)
+
+    monkeypatch.setattr(steps, "store", store)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    assert statuses(job) == ["ingested"]
+    assert job.tasks[0].generation != slept[0]
+    ingestor.close()
+    assert list(examine(docs.parts)) == []
+
+
+def test_a_sweep_does_not_knock_at_a_closed_door_for_each_document(docs, monkeypatch):
+    for name in "ab":
+        docs.add(Source(name=name, origin=name, id=name, text=name), collection="docs")
+        docs.parts.catalog.delete_document(docs.scope, "docs", name)
+    knocks = []
+
+    def delete(*_):
+        knocks.append(1)
+        raise StoreUnreachable("Qdrant does not answer.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(docs.parts.store, "delete", delete)
+        Ingestor(docs)._sweep()
+    assert knocks == [1]
+    Ingestor(docs)._sweep()
+    assert list(examine(docs.parts)) == []
+
+
+def test_a_service_starts_on_a_full_disk(docs, monkeypatch):
+    def full(*_):
+        raise StorageFull("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(docs.parts.journal, "recover", full)
+        ingestor = Ingestor(docs)
+        ingestor.start()
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    ingestor.close()
+    assert statuses(job) == ["ingested"]
 
 
 def test_a_document_that_kills_the_process_is_given_up(docs):

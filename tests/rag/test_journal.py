@@ -1,6 +1,5 @@
 """What was accepted, who works on it, and how it ends."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -16,16 +15,15 @@ from rag.sources import Source
 from rag.types import DocumentReport, Scope
 
 MINE = Scope("mine")
-POSTGRES = os.environ.get("RAG_TEST_DATABASE_URL")
 DONE = DocumentReport("d", "ingested")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request, tmp_path):
-    if request.param == "postgres" and POSTGRES is None:
-        pytest.skip("RAG_TEST_DATABASE_URL names no Postgres database")
-    sqlite = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
-    opened = Database.open(POSTGRES if request.param == "postgres" else sqlite)
+    url = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+    opened = Database.open(url)
     yield opened
     made = Catalog(opened)
     for left in made.every_collection():
@@ -113,6 +111,7 @@ def test_at_most_so_many_of_a_collection_run(journal, catalog):
     journal.accept(other)
     assert [claim(journal, most=1).document_id for _ in range(2)] == ["a", "c"]
     assert claim(journal, most=1) is None
+    assert claim(journal, most=0).document_id == "b", "0 is no limit"
 
 
 def test_a_job_s_state_is_that_of_its_documents(journal):

@@ -2,36 +2,49 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
-from rag.errors import DataFolderBusy, InvalidInput, NotFound, StorageFull, StoreUnreachable
+from rag.errors import (
+    DataFolderBusy,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    StorageFull,
+    StoreUnreachable,
+)
 from rag.store import Index, Point, VectorStore, point_id
 from rag.store.edge import EdgeStore
 from rag.store.filters import parse_filter
 from rag.store.server import ServerStore, connect
 from rag.types import Chunk, Scope
+from tests.qdrant_shim import qdrant
 
 MINE = Scope("mine")
 THEIRS = Scope("theirs")
 INDEX = Index("shelf", dim=4)
 
-SERVER = os.environ.get("RAG_TEST_QDRANT_URL")
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Qdrant server, or of the shim that stands in for one."""
+    with qdrant(tmp_path_factory.mktemp("shim")) as (host, port):
+        yield f"http://{host}:{port}"
 
 
-@pytest.fixture(params=["edge", "client-in-memory", "server"])
+@pytest.fixture(params=["edge", "client-in-memory", "server-or-shim"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
     opened: VectorStore
     if request.param == "edge":
         opened = EdgeStore(tmp_path)
-    elif request.param == "server":
-        if SERVER is None:
-            pytest.skip("RAG_TEST_QDRANT_URL names no Qdrant server")
-        opened = connect(SERVER)
+    elif request.param == "server-or-shim":
+        opened = connect(request.getfixturevalue("server"))
     else:
         opened = ServerStore(QdrantClient(":memory:"), address=":memory:")
     opened.create(INDEX)
@@ -330,11 +343,33 @@ def test_edge_stops_before_the_disk_is_full(tmp_path):
     full.close()
 
 
-def test_edge_names_a_missing_shard(tmp_path):
-    store = EdgeStore(tmp_path)
-    with pytest.raises(NotFound, match="missing"):
+@pytest.mark.parametrize("store", ["edge", "server-or-shim"], indirect=True)
+def test_missing_vectors_are_named(store):
+    store.drop(INDEX)
+    with pytest.raises(NotFound, match="vectors of this collection are missing"):
         store.count(MINE, INDEX)
-    store.close()
+
+
+def test_a_busy_server_says_when_to_come_back():
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(429)
+            self.send_header("Retry-After", "7")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        store = connect(f"http://127.0.0.1:{listening.server_port}")
+        with pytest.raises(Overloaded, match="too much to do") as raised:
+            store.ping()
+        assert raised.value.retry_after == 7
+        store.close()
+        listening.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("grpc_port", [None, 1])
