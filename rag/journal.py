@@ -237,36 +237,17 @@ class Journal:
         collection at once. A task whose lease has ended is up again.
         """
         now = _now()
-        other = tasks.alias()
-        is_running = sa.and_(other.c.state == "running", other.c.lease_until > now)
-        in_order = ~sa.exists().where(
-            other.c.collection_id == tasks.c.collection_id,
-            other.c.document_id == tasks.c.document_id,
-            other.c.id < tasks.c.id,
-            other.c.state.in_(("queued", "running")),
+        queued = sa.and_(
+            tasks.c.state == "queued",
+            sa.or_(tasks.c.not_before.is_(None), tasks.c.not_before <= now),
         )
-        running = (
-            sa.select(sa.func.count())
-            .select_from(other)
-            .where(other.c.collection_id == tasks.c.collection_id, is_running)
-            .scalar_subquery()
-        )
-        due = sa.or_(
-            sa.and_(
-                tasks.c.state == "queued",
-                sa.or_(tasks.c.not_before.is_(None), tasks.c.not_before <= now),
-            ),
-            sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now),
-        )
-        pick = (
-            sa.select(tasks.c.id)
-            .where(due, in_order, running < per_collection)
-            .order_by(tasks.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, of=tasks)
-        )
+        expired = sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now)
         with self._database.write() as connection:
-            picked = connection.execute(pick).scalar_one_or_none()
+            full = _full_collections(connection, per_collection, now)
+            # Two questions, each answered at the head of an index by state. Asked as one, the
+            # database would look at every task that waits, or at all that ever were.
+            found = [_first(connection, due, full) for due in (queued, expired)]
+            picked = min((one for one in found if one is not None), default=None)
             if picked is None:
                 return None
             connection.execute(
@@ -275,6 +256,7 @@ class Journal:
                 .values(
                     state="running",
                     owner=self._new_owner(),
+                    stage=sa.case((tasks.c.generation.is_(None), "parse"), else_=tasks.c.stage),
                     lease_until=now + LEASE,
                     starts=tasks.c.starts + 1,
                     not_before=None,
@@ -317,7 +299,9 @@ class Journal:
                 parsed_hash=parsed_hash,
                 within=connection,
             )
-            self._set(connection, task, generation=opened, done=0, total=0, starts=0)
+            self._set(
+                connection, task, stage="embed", generation=opened, done=0, total=0, starts=0
+            )
         return replace(task, generation=opened, done=0, total=0)
 
     def written(self, task: Task) -> tuple[int, str, str] | None:
@@ -353,7 +337,8 @@ class Journal:
             if not flipped and live.get(task.document_id, 0) < revision.generation:
                 raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
             report = report_of(bool(live))
-            self._end(connection, task, "done", report=asdict(report))
+            all_of_it = {"done": revision.chunks, "total": revision.chunks}
+            self._end(connection, task, "done", report=asdict(report), **all_of_it)
         return report
 
     def unchanged(self, task: Task, report: DocumentReport) -> None:
@@ -604,6 +589,40 @@ def _tasks() -> sa.Select[Any]:
     return sa.select(tasks, collections.c.name, collections.c.tenant).join(
         collections, collections.c.id == tasks.c.collection_id
     )
+
+
+def _full_collections(
+    connection: sa.Connection, per_collection: int, now: datetime
+) -> Sequence[int]:
+    """The collections of which as many tasks are at work as may be."""
+    query = (
+        sa.select(tasks.c.collection_id)
+        .where(tasks.c.state == "running", tasks.c.lease_until > now)
+        .group_by(tasks.c.collection_id)
+        .having(sa.func.count() >= per_collection)
+    )
+    return connection.execute(query).scalars().all()
+
+
+def _first(
+    connection: sa.Connection, due: sa.ColumnElement[bool], full: Sequence[int]
+) -> int | None:
+    """The oldest of the tasks that are due whose turn it is, locked on Postgres."""
+    other = tasks.alias()
+    in_order = ~sa.exists().where(
+        other.c.collection_id == tasks.c.collection_id,
+        other.c.document_id == tasks.c.document_id,
+        other.c.id < tasks.c.id,
+        other.c.state.in_(("queued", "running")),
+    )
+    pick = (
+        sa.select(tasks.c.id)
+        .where(due, in_order, tasks.c.collection_id.not_in(full))
+        .order_by(tasks.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=tasks)
+    )
+    return connection.execute(pick).scalar_one_or_none()
 
 
 def _task(row: Mapping[Any, Any]) -> Task:
