@@ -239,7 +239,9 @@ class Ingestor:
     # Giving way: while questions come, few documents are worked on at once
 
     def _takes_more(self) -> bool:
-        return not self._is_asked() or len(self._work) < self._parts.settings.ingest_beside_questions
+        return (
+            not self._is_asked() or len(self._work) < self._parts.settings.ingest_beside_questions
+        )
 
     def _is_asked(self) -> bool:
         return self._parts.crowd.quiet_seconds < QUIET_SECONDS

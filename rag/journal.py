@@ -15,7 +15,7 @@ every step asks first whether the task is still its own.
 """
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -242,11 +242,12 @@ class Journal:
             sa.or_(tasks.c.not_before.is_(None), tasks.c.not_before <= now),
         )
         expired = sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now)
+        # Two questions, each answered at the head of the index by state. Asked as one, the database
+        # would look at every task that waits, or at all that ever were.
         with self._database.write() as connection:
-            full = _full_collections(connection, per_collection, now)
-            # Two questions, each answered at the head of an index by state. Asked as one, the
-            # database would look at every task that waits, or at all that ever were.
-            found = [_first(connection, due, full) for due in (queued, expired)]
+            full, some_expired = _running(connection, per_collection, now)
+            due = [queued, expired] if some_expired else [queued]
+            found = [_first(connection, one, full) for one in due]
             picked = min((one for one in found if one is not None), default=None)
             if picked is None:
                 return None
@@ -299,9 +300,7 @@ class Journal:
                 parsed_hash=parsed_hash,
                 within=connection,
             )
-            self._set(
-                connection, task, stage="embed", generation=opened, done=0, total=0, starts=0
-            )
+            self._set(connection, task, stage="embed", generation=opened, done=0, total=0, starts=0)
         return replace(task, generation=opened, done=0, total=0)
 
     def written(self, task: Task) -> tuple[int, str, str] | None:
@@ -591,17 +590,15 @@ def _tasks() -> sa.Select[Any]:
     )
 
 
-def _full_collections(
+def _running(
     connection: sa.Connection, per_collection: int, now: datetime
-) -> Sequence[int]:
-    """The collections of which as many tasks are at work as may be."""
-    query = (
-        sa.select(tasks.c.collection_id)
-        .where(tasks.c.state == "running", tasks.c.lease_until > now)
-        .group_by(tasks.c.collection_id)
-        .having(sa.func.count() >= per_collection)
-    )
-    return connection.execute(query).scalars().all()
+) -> tuple[list[int], bool]:
+    """(collections of which as many tasks are at work as may be, whether a lease has ended)."""
+    query = sa.select(tasks.c.collection_id, tasks.c.lease_until > now)
+    rows = connection.execute(query.where(tasks.c.state == "running")).all()
+    at_work = Counter(collection for collection, holds in rows if holds)
+    full = [collection for collection, count in at_work.items() if count >= per_collection]
+    return full, not all(holds for _, holds in rows)
 
 
 def _first(

@@ -135,7 +135,6 @@ def test_end_to_end_over_http_on_tiny_models(bench, monkeypatch):
     assert not [note for note in section.notes if "other than" in note]
 
 
-
 def test_ingestion_through_the_journal_on_tiny_models(bench, monkeypatch):
     monkeypatch.setattr(ingest, "PARAGRAPHS", 5)
     section = ingest.measure(bench)
