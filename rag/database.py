@@ -2,8 +2,9 @@
 
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +37,11 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self.insert = postgresql.insert if engine.name == "postgresql" else sqlite.insert
+        # SQLite lets one write at a time, and who waits for it looks again after up to 0.1 s: with
+        # several threads nobody would write most of the time. Here the next one is woken.
+        self._turn: AbstractContextManager[object] = (
+            threading.Lock() if engine.name == "sqlite" else nullcontext()
+        )
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -97,7 +103,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull."""
-        with self._translated(), self._engine.connect() as plain:
+        with self._turn, self._translated(), self._engine.connect() as plain:
             connection = plain.execution_options(write=True)
             with connection.begin():
                 yield connection

@@ -3,7 +3,8 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -85,3 +86,40 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync(path.parent)
+
+
+class SharedSync:
+    """Brings one thing to the disk for many threads. Thread-safe.
+
+    One sync runs at a time. It is also for those who asked before it began; who asks while it runs
+    may have written what it does not see, and waits for the next, with all who asked meanwhile.
+    """
+
+    def __init__(self, bring_to_disk: Callable[[], object]) -> None:
+        self._bring_to_disk = bring_to_disk
+        self._changed = threading.Condition()
+        self._running = False
+        self._begun = 0
+        self._done = 0  # the last one that succeeded
+
+    def __call__(self) -> None:
+        """Return when what was written before this call is on the disk, else raise why not."""
+        with self._changed:
+            wanted = self._begun + 1
+            while self._running and self._done < wanted:
+                self._changed.wait()
+            if self._done >= wanted:
+                return
+            self._running = True
+            self._begun += 1
+            number = self._begun
+        succeeded = False
+        try:
+            self._bring_to_disk()
+            succeeded = True
+        finally:  # after a failure the next of those who wait tries, and finds out for itself
+            with self._changed:
+                self._running = False
+                if succeeded:
+                    self._done = number
+                self._changed.notify_all()

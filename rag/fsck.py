@@ -1,6 +1,7 @@
 """`rag fsck`: catalog, object store and vectors compared with one another, both ways."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -153,8 +154,9 @@ def _rewrite(parts: Parts, scope: Scope, collection: Collection, document_id: st
             hint="Ingest it again.",
         )
     parts.store.delete(scope, index_of(collection), document_id, [record.generation])
-    for chunks, vectors in steps.embed(parts, collection, split.chunks):
-        steps.store(parts, scope, collection, chunks, vectors)
+    with closing(steps.embed(parts, collection, split.chunks)) as embedded:
+        for chunks, vectors in embedded:
+            steps.store(parts, scope, collection, chunks, vectors)
     if record.renamed:
         paint(parts, scope, collection, document_id, again=True)
 

@@ -1,10 +1,14 @@
 """The steps of ingesting one document, in the order in which `Orchestrator.add` takes them."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +29,11 @@ from rag.sources import Source, check_id, check_metadata
 from rag.split import Split
 from rag.store import Point, point_id
 from rag.types import Chunk, Document, DocumentReport, Progress, Scope
-from rag.work import Priority, current_work, working
+from rag.work import Cancellation, Priority, current_work, working
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 OnProgress = Callable[[Progress], None]
 
@@ -47,6 +53,9 @@ class Keeper(Protocol):
 
     def stored(self) -> int:
         """How many chunks of the generation are in the store already, and on its disk."""
+
+    def room(self, document: Document) -> AbstractContextManager[None]:
+        """Room in memory for the document's chunks, held for the length of the block."""
 
     def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
         """How far the document is."""
@@ -137,14 +146,31 @@ def resume(parts: Parts, keeper: Keeper) -> tuple[int, Document] | None:
 
 def embed(
     parts: Parts, found: Collection, chunks: Sequence[Chunk]
-) -> Iterator[tuple[Sequence[Chunk], NDArray[np.float32]]]:
-    """Chunks with their vectors, a batch at a time, by the embedder of their collection."""
-    batch, embedder = parts.settings.embed_batch, parts.embedder_for(found)
-    for at in range(0, len(chunks), batch):
-        part = chunks[at : at + batch]
-        with working(replace(current_work(), priority=Priority.BULK)):
-            vectors = embedder.embed_passages([chunk.embedded_text for chunk in part])
-        yield part, vectors
+) -> Generator[tuple[Sequence[Chunk], NDArray[np.float32]]]:
+    """Chunks with their vectors, a batch at a time: while one is stored the next is embedded.
+
+    By the embedder of their collection. To be closed: then what nobody waits for any more is not
+    computed.
+    """
+    size, embedder = parts.settings.embed_batch, parts.embedder_for(found)
+    batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
+    bulk = replace(current_work(), priority=Priority.BULK, cancelled=Cancellation())
+    forget = current_work().cancelled.call(bulk.cancelled.set)
+    with working(bulk):
+        context = copy_context()
+    ahead = ThreadPoolExecutor(1, "embed-ahead")
+
+    def begin(batch: Sequence[Chunk]) -> Future[NDArray[np.float32]]:
+        texts = [chunk.embedded_text for chunk in batch]
+        return ahead.submit(context.run, embedder.embed_passages, texts)
+
+    try:
+        for batch, vectors in zip(batches, _one_ahead(map(begin, batches)), strict=True):
+            yield batch, vectors.result()
+    finally:
+        bulk.cancelled.set()
+        ahead.shutdown()
+        forget()
 
 
 def store(
@@ -271,6 +297,10 @@ class Unjournaled:
         self._parts.objects.put(self._content)
         return self._opened
 
+    def room(self, document: Document) -> AbstractContextManager[None]:  # noqa: ARG002
+        """As much as it needs: one document is at work at a time."""
+        return nullcontext()
+
     def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Tell the caller."""
         self._on_progress(Progress(self._source.name, stage, done, total))
@@ -310,6 +340,16 @@ def failed(source: Source, error: RagError) -> DocumentReport:
         error=error.message,
         hint=error.hint,
     )
+
+
+def _one_ahead(items: Iterable[_T]) -> Iterator[_T]:
+    """The items, each when the one behind it has been drawn."""
+    drawn: deque[_T] = deque()
+    for item in items:
+        drawn.append(item)
+        if len(drawn) > 1:
+            yield drawn.popleft()
+    yield from drawn
 
 
 def warnings_of(embedder: Embedder, document: Document, split: Split) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ that dies leaves a task that the next one takes up where it was.
 
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,8 +35,9 @@ from rag.objects import digest_of
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts
 from rag.patch import paint_all
+from rag.room import Room
 from rag.sources import Source
-from rag.types import DocumentReport, Scope
+from rag.types import Document, DocumentReport, Scope
 from rag.work import Priority, Work, working
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ HEALS = (StoreUnreachable, StorageFull, Overloaded, ModelUnavailable)
 TICK_SECONDS = 1.0
 RENEW_SECONDS = 5.0
 SWEEP_SECONDS = 60.0
+QUIET_SECONDS = 2.0  # without a question, then all threads work again
 MOST_STARTS = 5  # a task during which the process died so often, at the same place, is given up
 
 
@@ -78,7 +81,10 @@ class Ingestor:
         self._to_sweep = threading.Event()
         self._work: dict[str, Work] = {}  # by claim
         self._awaited: dict[str, list[Future[None]]] = {}
-        count = self._parts.settings.ingest_threads
+        settings = orchestrator.parts.settings
+        self._room = Room(settings.ingest_text_mb * 2**20)
+        self._inside: dict[str, None] = {}  # claims of those that have room, in that order
+        count = settings.ingest_threads
         self._threads = [
             threading.Thread(target=self._run, name=f"ingest {number}", daemon=True)
             for number in range(count)
@@ -179,9 +185,9 @@ class Ingestor:
         while not self._closing:
             task = None
             with _logged("the journal"):
-                task = self._journal.claim(
-                    per_collection=self._parts.settings.ingest_per_collection
-                )
+                if self._takes_more():
+                    most = self._parts.settings.ingest_per_collection
+                    task = self._journal.claim(per_collection=most)
             if task is None:
                 self._pause()
                 continue
@@ -245,11 +251,44 @@ class Ingestor:
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
         drop_vectors(parts)
 
+    # Giving way: while questions come, few documents are worked on at once
+
+    def _takes_more(self) -> bool:
+        return (
+            not self._is_asked() or len(self._work) < self._parts.settings.ingest_beside_questions
+        )
+
+    def _is_asked(self) -> bool:
+        return self._parts.crowd.quiet_seconds < QUIET_SECONDS
+
+    @contextmanager
+    def _place(self, claim: str, work: Work, size: int) -> Iterator[None]:
+        """Room for a document of `size` bytes of text, and its turn. Raises Cancelled."""
+        with self._room.take(size, work):
+            self._inside[claim] = None
+            try:
+                self._give_way(claim, work)
+                yield
+            finally:
+                del self._inside[claim]
+
+    def _give_way(self, claim: str, work: Work) -> None:
+        """While questions come, return at once for those that had room first only."""
+        first = self._parts.settings.ingest_beside_questions
+        while (
+            self._is_asked()
+            and claim not in list(self._inside)[:first]
+            and not work.cancelled.is_set()
+            and not self._closing
+        ):
+            self._pause()
+
     # One task
 
     def _attempt(self, task: Task) -> None:
         work, claim = Work(Priority.BULK), task.owner or ""
-        keeper = Journaled(self._parts, task)
+        place, give_way = (partial(one, claim, work) for one in (self._place, self._give_way))
+        keeper = Journaled(self._parts, task, place, give_way)
         self._work[claim] = work
         try:
             if self._closing:
@@ -361,9 +400,20 @@ def _logged(what: str) -> Iterator[None]:
 
 
 class Journaled:
-    """The keeper of a task's document."""
+    """The keeper of a task's document.
 
-    def __init__(self, parts: Parts, task: Task) -> None:
+    `place` gives room for so many bytes of text and `give_way` returns when the document may go on.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        task: Task,
+        place: Callable[[int], AbstractContextManager[None]],
+        give_way: Callable[[], None],
+    ) -> None:
+        self._place = place
+        self._give_way = give_way
         self._parts = parts
         self._journal = parts.journal
         self._task = task
@@ -388,9 +438,18 @@ class Journaled:
         """How many chunks are in the store already, and on its disk."""
         return self._task.done
 
+    def room(self, document: Document) -> AbstractContextManager[None]:
+        """As much as its text takes, and a turn."""
+        return self._place(sys.getsizeof(document.text))
+
     def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
-        """Write it down. Raises LeaseLost."""
-        self._journal.progress(self._task, stage, done, total)
+        """Write down what is done. Raises LeaseLost.
+
+        The beginning was written with the claim, the end will be with the flip: a commit less each.
+        """
+        if 0 < done < total:
+            self._journal.progress(self._task, stage, done, total)
+            self._give_way()
 
     def flip(self, revision: Revision, children: Sequence[Arrival]) -> DocumentReport:
         """Make the generation live, queue its attachments and end the task, in one transaction."""

@@ -18,7 +18,7 @@ cancels those of attachments that it no longer has. A password is kept until its
 """
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -230,41 +230,18 @@ class Journal:
         is up again.
         """
         now = _now()
-        other = tasks.alias()
-        is_running = sa.and_(other.c.state == "running", other.c.lease_until > now)
-        in_order = ~sa.exists().where(
-            other.c.collection_id == tasks.c.collection_id,
-            other.c.document_id == tasks.c.document_id,
-            other.c.id < tasks.c.id,
-            other.c.state.in_(("queued", "running")),
+        queued = sa.and_(
+            tasks.c.state == "queued",
+            sa.or_(tasks.c.not_before.is_(None), tasks.c.not_before <= now),
         )
-        running = (
-            sa.select(sa.func.count())
-            .select_from(other)
-            .where(other.c.collection_id == tasks.c.collection_id, is_running)
-            .scalar_subquery()
-        )
-        due = sa.or_(
-            sa.and_(
-                tasks.c.state == "queued",
-                sa.or_(tasks.c.not_before.is_(None), tasks.c.not_before <= now),
-            ),
-            sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now),
-        )
-        # Its index is about to be replaced: what begins now would be written for the old one.
-        held_up = sa.exists().where(
-            migrations.c.collection_id == tasks.c.collection_id, migrations.c.paused_until > now
-        )
-        has_room = running < per_collection if per_collection else sa.true()
-        pick = (
-            sa.select(tasks.c.id)
-            .where(due, in_order, has_room, ~held_up)
-            .order_by(tasks.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True, of=tasks)
-        )
+        expired = sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now)
+        # Two questions, each answered at the head of the index by state. Asked as one, the database
+        # would look at every task that waits, or at all that ever were.
         with self._database.write() as connection:
-            picked = connection.execute(pick).scalar_one_or_none()
+            full, some_expired = _running(connection, per_collection, now)
+            due = [queued, expired] if some_expired else [queued]
+            found = [_first(connection, one, full) for one in due]
+            picked = min((one for one in found if one is not None), default=None)
             if picked is None:
                 return None
             connection.execute(
@@ -273,6 +250,7 @@ class Journal:
                 .values(
                     state="running",
                     owner=self._new_owner(),
+                    stage=sa.case((tasks.c.generation.is_(None), "parse"), else_=tasks.c.stage),
                     lease_until=now + LEASE,
                     starts=tasks.c.starts + 1,
                     not_before=None,
@@ -318,7 +296,7 @@ class Journal:
                 attached=attached,
                 within=connection,
             )
-            self._set(connection, task, generation=opened, done=0, total=0, starts=0)
+            self._set(connection, task, stage="embed", generation=opened, done=0, total=0, starts=0)
         return replace(task, generation=opened, done=0, total=0)
 
     def written(self, task: Task) -> tuple[int, str, str] | None:
@@ -373,7 +351,8 @@ class Journal:
             report = report_of(bool(live))
             if flipped:
                 self._queue(connection, task, found, children)
-            self._end(connection, task, "done", report=asdict(report))
+            all_of_it = {"done": revision.chunks, "total": revision.chunks}
+            self._end(connection, task, "done", report=asdict(report), **all_of_it)
         return report, gone
 
     def unchanged(
@@ -726,6 +705,41 @@ def _tasks() -> sa.Select[Any]:
     return sa.select(tasks, collections.c.name, collections.c.tenant).join(
         collections, collections.c.id == tasks.c.collection_id
     )
+
+
+def _running(
+    connection: sa.Connection, per_collection: int, now: datetime
+) -> tuple[list[int], bool]:
+    """(collections of which nothing may begin now, whether a lease has ended)."""
+    query = sa.select(tasks.c.collection_id, tasks.c.lease_until > now)
+    rows = connection.execute(query.where(tasks.c.state == "running")).all()
+    at_work = Counter(collection for collection, holds in rows if holds)
+    full = [one for one, count in at_work.items() if 0 < per_collection <= count]
+    # Its index is about to be replaced: what begins now would be written for the old one.
+    held_up = sa.select(migrations.c.collection_id).where(migrations.c.paused_until > now)
+    full += connection.execute(held_up).scalars()
+    return full, not all(holds for _, holds in rows)
+
+
+def _first(
+    connection: sa.Connection, due: sa.ColumnElement[bool], full: Sequence[int]
+) -> int | None:
+    """The oldest of the tasks that are due whose turn it is, locked on Postgres."""
+    other = tasks.alias()
+    in_order = ~sa.exists().where(
+        other.c.collection_id == tasks.c.collection_id,
+        other.c.document_id == tasks.c.document_id,
+        other.c.id < tasks.c.id,
+        other.c.state.in_(("queued", "running")),
+    )
+    pick = (
+        sa.select(tasks.c.id)
+        .where(due, in_order, tasks.c.collection_id.not_in(full))
+        .order_by(tasks.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=tasks)
+    )
+    return connection.execute(pick).scalar_one_or_none()
 
 
 def _task(row: Mapping[Any, Any]) -> Task:

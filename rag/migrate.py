@@ -11,6 +11,7 @@ costs the document that was at work, and changes made meanwhile are only another
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -223,9 +224,10 @@ def _written(
     build = migration.build
     source = Source(record.title, record.source, id=record.id, metadata=record.metadata)
     split = split_document(document, **split_options(parts, build, source, generation))
-    for chunks, vectors in steps.embed(parts, build, split.chunks):
-        steps.store(parts, migration.scope, build, chunks, vectors)
-        watch.tick()
+    with closing(steps.embed(parts, build, split.chunks)) as embedded:
+        for chunks, vectors in embedded:
+            steps.store(parts, migration.scope, build, chunks, vectors)
+            watch.tick()
     return Revision(
         document_id=record.id,
         generation=generation,

@@ -5,6 +5,7 @@ ingest:  bytes -> parse -> split -> embed -> store   (visible all at once or not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,7 @@ class Orchestrator:
             request = Request(standalone, context, frequencies, sampling, history, shelved)
         with timings.stage("support"):
             support = assess(request, found, parts)
-        with timings.stage("generate"):
+        with timings.stage("generate"), parts.crowd.answering():
             generated = generator.answer(request) if support.enough else refuse(context)
             text = ""
             with generated.stream as pieces:
@@ -260,16 +261,20 @@ class Orchestrator:
             generation = steps.open_generation(parts, keeper, document)
         else:
             generation, document = resumed
-        split = split_document(document, **shelf.split_options(parts, found, source, generation))
-        total = len(split.chunks)
-        for chunks, vectors in steps.embed(parts, found, split.chunks[keeper.stored() :]):
-            steps.store(parts, scope, found, chunks, vectors)
-            keeper.progress("embed", chunks[-1].index + 1, total)
-        children = enclosed(source, document)
-        made = steps.revision(
-            parts, found, source, content_hash, document, split, generation, children
-        )
-        return keeper.flip(made, children)
+        with keeper.room(document):
+            options = shelf.split_options(parts, found, source, generation)
+            split = split_document(document, **options)
+            total = len(split.chunks)
+            rest = split.chunks[keeper.stored() :]
+            with closing(steps.embed(parts, found, rest)) as embedded:
+                for chunks, vectors in embedded:
+                    steps.store(parts, scope, found, chunks, vectors)
+                    keeper.progress("embed", chunks[-1].index + 1, total)
+            children = enclosed(source, document)
+            made = steps.revision(
+                parts, found, source, content_hash, document, split, generation, children
+            )
+            return keeper.flip(made, children)
 
     def delete(self, document_id: str, *, collection: str = "default") -> None:
         """Delete a document: gone from answers when this returns, and its points with it.

@@ -59,7 +59,7 @@ class Parts:
     _models: list[Closable] = field(default_factory=list, init=False)  # loaded here, in that order
     _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _crowd: Crowd = field(default_factory=Crowd, init=False)
+    crowd: Crowd = field(default_factory=Crowd, init=False)  # who asks them
 
     @property
     def alone(self) -> bool:
@@ -202,7 +202,7 @@ class Parts:
             name, key = self.settings.models.embedder, self.settings.embedder_api_key
             limits = remote_limits(self.settings)
             return self._own(remote_embedder(name, url, api_key=key, limits=limits))
-        engines = engines_of(self.settings, self.settings.embedder_precision, self._crowd)
+        engines = engines_of(self.settings, self.settings.embedder_precision, self.crowd)
         return self._own(load_embedder(self.settings.models.embedder, engines=engines))
 
     def _load_other(
@@ -235,7 +235,7 @@ class Parts:
             key, limits = self.settings.reranker_api_key, remote_limits(self.settings)
             served = self._own(remote_cross_encoder(name, url, api_key=key, limits=limits))
             return CrossEncoderReranker(name, served, revision=served.revision, cache=scores)
-        engines = engines_of(self.settings, self.settings.reranker_precision, self._crowd)
+        engines = engines_of(self.settings, self.settings.reranker_precision, self.crowd)
         files = resolve(name)
         model = self._own(open_cross_encoder(files, engines))
         return CrossEncoderReranker(name, model, revision=files.revision, cache=scores)
@@ -260,7 +260,7 @@ class Parts:
             default = self.settings.default_new_tokens
             return LanguageModelGenerator(served, default_new_tokens=default)
         settings = self.settings
-        engines = engines_of(settings, settings.generator_precision, self._crowd)
+        engines = engines_of(settings, settings.generator_precision, self.crowd)
         options = Generation(
             settings.kv_cache_mb,
             settings.generations_waiting,

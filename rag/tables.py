@@ -41,6 +41,10 @@ generations = sa.Table(
     sa.Column("token_chunks", sa.LargeBinary, nullable=False),
     sa.Column("created_at", _Time, nullable=False),
     sa.Index("generations_document", "collection_id", "document_id"),
+    sa.Index("generations_state", "state"),
+    sa.Index("generations_content", "content_hash"),
+    sa.Index("generations_text", "text_hash"),
+    sa.Index("generations_parsed", "parsed_hash"),
     sqlite_autoincrement=True,
 )
 documents = sa.Table(
@@ -61,6 +65,7 @@ documents = sa.Table(
     sa.Column("renamed", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("updated_at", _Time, nullable=False),
+    sa.Index("documents_generation", "generation"),
     sa.Column("parent", sa.String(512)),  # the mail that it is attached to
     sa.Index("documents_parent", "collection_id", "parent"),
 )
@@ -118,6 +123,8 @@ tasks = sa.Table(
     sa.Index("tasks_document", "collection_id", "document_id"),
     sa.Index("tasks_parent", "collection_id", "parent"),
     sa.Index("tasks_state", "state", "id"),
+    sa.Index("tasks_generation", "generation"),
+    sa.Index("tasks_content", "content_hash"),
     sqlite_autoincrement=True,
 )
 doomed = sa.Table("doomed", schema, sa.Column("name", sa.String(64), primary_key=True))

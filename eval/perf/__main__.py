@@ -1,7 +1,8 @@
 """Speed beside what a user would otherwise run, both in one run: python -m eval.perf SECTION
 
     python -m eval.perf install              the peers, each into a virtual environment of its own
-    python -m eval.perf embed --rounds 3     or rerank, generate, end-to-end, start, limits, all
+    python -m eval.perf embed --rounds 3     or rerank, generate, ingest, end-to-end, start,
+                                         limits, all
     python -m eval.perf all --quick          small counts: does it all work?
     python -m eval.perf readme               the results so far into the README's table
 
@@ -20,6 +21,7 @@ from eval.perf import (
     embed,
     end_to_end,
     generate,
+    ingest,
     limits,
     models,
     peers,
@@ -37,6 +39,7 @@ SECTIONS: dict[str, Callable[[Bench], Section]] = {
     "embed": embed.measure,
     "rerank": rerank.measure,
     "generate": generate.measure,
+    "ingest": ingest.measure,
     "end-to-end": end_to_end.measure,
     "start": start.measure,
     "limits": limits.measure,

@@ -48,6 +48,7 @@ VARIANTS: dict[str, dict[str, dict[str, str]]] = {
     "embed": {"ours": {}, "ours int8": INT8_EMBEDDER},
     "rerank": {"ours bf16": {"RAG_RERANKER_PRECISION": "bf16"}, "ours int8": INT8_RERANKER},
     "generate": {"ours bf16": {"RAG_GENERATOR_PRECISION": "bf16"}, "ours int8": INT8_GENERATOR},
+    "ingest": {"ours": {}},
     "pipeline": {"ours": {}},
 }
 # Random weights agree with nothing: their logits and cosines are all but equal, so that the check

@@ -59,6 +59,11 @@ class BatchStats:
     waiting: int = 0  # requests
     wait_seconds: float = 0.0
     busy_seconds: float = 0.0
+    workers: int = 1
+
+    def busy_since(self, before: "BatchStats", seconds: float) -> float:
+        """The share of the last `seconds`, since `before` was told, that the workers computed."""
+        return (self.busy_seconds - before.busy_seconds) / (self.workers * seconds)
 
     @property
     def padding(self) -> float:
@@ -209,7 +214,7 @@ class Batcher(Generic[Item, Result]):
             batch_tokens=batch_tokens, bulk_seconds=bulk_seconds
         )
         self._changed = threading.Condition()
-        self._stats = BatchStats()
+        self._stats = BatchStats(workers=workers)
         self._closing = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name} {number}", daemon=True)

@@ -17,7 +17,7 @@ import numpy as np
 import qdrant_edge as qe
 from numpy.typing import NDArray
 
-from rag.disk import sync
+from rag.disk import SharedSync, sync
 from rag.errors import DataFolderBusy, NotFound, StorageFull
 from rag.store import (
     BM25,
@@ -59,6 +59,7 @@ class EdgeStore:
         self._folder = folder
         self._min_free_bytes = min_free_bytes
         self._shards: dict[str, qe.EdgeShard] = {}
+        self._syncs: dict[str, SharedSync] = {}
         self._guard = threading.RLock()
         # Edge holds the interpreter's lock while it searches, so two searches at once gain nothing;
         # but where sixteen compete for it, an event loop gets its turn after all of them.
@@ -95,6 +96,7 @@ class EdgeStore:
         # A search that runs ends first; one that waits for its turn finds the collection gone.
         with self._guard, self._searching:
             shard = self._shards.pop(index.physical, None)
+            self._syncs.pop(index.physical, None)
             if shard is not None:
                 shard.close()
             shutil.rmtree(self._path(index), ignore_errors=True)
@@ -123,6 +125,11 @@ class EdgeStore:
         as well, and holds the interpreter's lock over all of it: 80 ms instead of 5, in which
         nothing else in the process moves.
         """
+        with self._guard:
+            bring = self._syncs.setdefault(index.physical, SharedSync(lambda: self._flush(index)))
+        bring()
+
+    def _flush(self, index: Index) -> None:
         shard, log = self._shard(index), self._path(index) / "wal"
         if _sync_log(log) > LOG_BYTES:
             self._check_space(DELETE_BYTES)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from eval.perf import bench as benches
-from eval.perf import end_to_end, peers, rerank
+from eval.perf import end_to_end, ingest, peers, rerank
 from eval.perf.bench import QUICK, Bench, Side, variants
 from eval.perf.figures import Section
 from eval.perf.places import PEERS
@@ -29,6 +29,7 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(peers, "WORK", tmp_path / "work")
     monkeypatch.setattr(rerank, "WORK", tmp_path)
     monkeypatch.setattr(end_to_end, "WORK", tmp_path)
+    monkeypatch.setattr(ingest, "WORK", tmp_path)
     monkeypatch.setenv("RAG_ENGINE", "torch")  # nothing to convert
     monkeypatch.setattr(tiny_models, "CONTEXT_WINDOW", 2048)  # for prompts with passages
     texts = Texts(PASSAGES, tuple((f"Who waits {n}?", PASSAGES[:4]) for n in range(20)), "here")
@@ -132,6 +133,21 @@ def test_end_to_end_over_http_on_tiny_models(bench, monkeypatch):
         assert min(figure.values) > 0
     # Every answer has the tokens that were asked for, or the section says which have not.
     assert not [note for note in section.notes if "other than" in note]
+
+
+def test_ingestion_through_the_journal_on_tiny_models(bench, monkeypatch):
+    monkeypatch.setattr(ingest, "PARAGRAPHS", 5)
+    section = ingest.measure(bench)
+    assert [a.side for a in section.absent] == ["LangChain", "LlamaIndex"]
+    rows = section.rows()
+    for workload in ("many small", "few large"):
+        for measure in ("documents", "chunks", "embedder busy", "of the embedder alone"):
+            (figure,) = rows[workload, measure]
+            assert len(figure.values) == 2  # rounds
+            assert min(figure.values) > 0
+        (busy,) = rows[workload, "embedder busy"]
+        assert max(busy.values) <= 100
+    assert any("flip" in note for note in section.notes)  # where the time went
 
 
 def test_no_question_is_put_twice(bench):

@@ -362,3 +362,92 @@ def test_ended_jobs_are_forgotten_in_time(docs, ingestor):
     with pytest.raises(NotFound):
         docs.parts.journal.job(docs.scope, job.id)
     assert docs.text("a", collection="docs") == "The text of a."
+
+
+def test_several_documents_are_at_work_at_once(docs, ingestor, monkeypatch):
+    """Each waits in the store until four are there: one after the other they would never be."""
+    together = threading.Barrier(4)
+
+    def store(*arguments, store=steps.store):
+        together.wait(60)
+        store(*arguments)
+
+    monkeypatch.setattr(steps, "store", store)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text(f"{n}") for n in range(8)]))
+    assert statuses(job) == ["ingested"] * 8
+    assert list(examine(docs.parts)) == []
+
+
+def test_while_questions_come_one_document_is_at_work_at_a_time(docs, monkeypatch):
+    at_work, most = [], []
+
+    def store(parts, scope, found, chunks, vectors, store=steps.store):
+        at_work.append(chunks[0].document_id)
+        store(parts, scope, found, chunks, vectors)
+        most.append(len(at_work))
+        at_work.remove(chunks[0].document_id)
+
+    monkeypatch.setattr(steps, "store", store)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+    ingestor = Ingestor(docs)
+    with docs.parts.crowd.answering():
+        ingestor.start()
+        job = done(ingestor, ingestor.submit(docs.scope, "docs", [text(f"{n}") for n in range(6)]))
+        ingestor.close()
+    assert statuses(job) == ["ingested"] * 6
+    assert most == [1] * 6
+
+
+def test_documents_at_work_when_a_question_comes_wait_for_the_first_of_them(docs, monkeypatch):
+    """Two that both have begun: the one that came first goes on, the other after it."""
+    settings = docs.parts.settings.model_copy(update={"embed_batch": 4})
+    monkeypatch.setattr(docs.parts, "settings", settings)
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+    begun, asked, seen = threading.Barrier(3), threading.Event(), []
+
+    def store(parts, scope, found, chunks, vectors, store=steps.store):
+        store(parts, scope, found, chunks, vectors)
+        if chunks[0].index == 0:
+            begun.wait(60)
+            assert asked.wait(60)
+        else:
+            seen.append(chunks[0].document_id)
+
+    monkeypatch.setattr(steps, "store", store)
+    ingestor = Ingestor(docs)
+    ingestor.start()
+    job = ingestor.submit(docs.scope, "docs", [text(n, f"{n} {long_text(12)}") for n in "ab"])
+    begun.wait(60)  # both have stored their first batch
+    first = next(iter(ingestor._inside))
+    tasks = docs.parts.journal.job(docs.scope, job.id).tasks
+    owner = {task.owner: task.document_id for task in tasks}
+    with docs.parts.crowd.answering():
+        asked.set()
+        job = done(ingestor, job)
+    ingestor.close()
+    assert statuses(job) == ["ingested"] * 2
+    assert len(seen) >= 4
+    assert seen == sorted(seen, key=lambda document: document != owner[first])
+
+
+def test_the_next_batch_is_embedded_while_one_is_stored(docs, ingestor, monkeypatch):
+    settings = docs.parts.settings.model_copy(update={"embed_batch": 4})
+    monkeypatch.setattr(docs.parts, "settings", settings)
+    embedded = [threading.Event() for _ in range(2)]
+    batches = iter(embedded)
+
+    def embed_passages(texts, embed=docs.parts.embedder.embed_passages):
+        vectors = embed(texts)
+        next(batches, threading.Event()).set()
+        return vectors
+
+    def store(*arguments, store=steps.store):
+        assert embedded[1].wait(60)
+        store(*arguments)
+
+    monkeypatch.setattr(docs.parts.embedder, "embed_passages", embed_passages)
+    monkeypatch.setattr(steps, "store", store)
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("long", long_text(9))]))
+    assert statuses(job) == ["ingested"]
+    assert job.tasks[0].done == job.tasks[0].total == job.tasks[0].report.chunks > 4
+    assert list(examine(docs.parts)) == []

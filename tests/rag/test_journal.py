@@ -595,3 +595,40 @@ def catalog_job(journal, document: str) -> str:
     with journal._database.read() as connection:
         query = j.tasks.select().where(j.tasks.c.document_id == document)
         return connection.execute(query).one().job_id
+
+
+def work_of(database, call) -> int:
+    """How many thousand instructions SQLite carries out for a call, on its only connection."""
+    counted = [0]
+
+    def count() -> int:
+        counted[0] += 1
+        return 0
+
+    with database.read() as connection:
+        driver = connection.connection.driver_connection
+        driver.set_progress_handler(count, 1000)
+    call()
+    driver.set_progress_handler(None, 0)
+    return counted[0]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_claim_costs_the_same_however_many_tasks_there_are(journal, database, ended):
+    if database._engine.name != "sqlite":
+        pytest.skip("counts SQLite's instructions")
+    accept(journal, *(f"d{n}" for n in range(3000)), most_waiting=10)
+    if ended:
+        with database.write() as connection:
+            connection.execute(j.tasks.update().values(state="done"))
+        accept(journal, "last")
+    assert work_of(database, partial(claim, journal)) <= 2  # it was 60 and more
+
+
+def test_a_full_collection_does_not_hold_up_the_others(journal, catalog):
+    catalog.create_collection(MINE, "more", {"dim": 4})
+    accept(journal, "a", "b")
+    job, _ = journal.receive(MINE, "more", arrivals("c"), most_waiting=100)
+    journal.accept(job)
+    found = [claim(journal, most=1) for _ in range(3)]
+    assert [task and task.document_id for task in found] == ["a", "c", None]

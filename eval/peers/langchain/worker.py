@@ -3,6 +3,7 @@
 Retriever, contextual compression by `CrossEncoderReranker`, a prompt, `ChatHuggingFace`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from langchain_classic.retrievers import ContextualCompressionRetriever
@@ -14,9 +15,11 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_huggingface import ChatHuggingFace, HuggingFaceEmbeddings, HuggingFacePipeline
 from langchain_qdrant import QdrantVectorStore
+from langchain_text_splitters import RecursiveCharacterTextSplitter
 from protocol import Counted, answer_all, serve, timed
 from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, VectorParams
+from transformers import AutoTokenizer
 
 COLLECTION = "passages"
 SYSTEM = (
@@ -73,9 +76,35 @@ class Pipeline:
         return self.counted.tokens
 
 
+class Ingest:
+    """Files, a splitter that counts the model's tokens, `add_documents`; a collection each time."""
+
+    def load(self, model: str, folder: str, chunk_tokens: int, overlap: int) -> dict[str, Any]:
+        self.embeddings = HuggingFaceEmbeddings(model_name=model)
+        self.client = QdrantClient(path=folder, force_disable_check_same_thread=True)
+        self.size = len(self.embeddings.embed_query("size"))
+        self.splitter = RecursiveCharacterTextSplitter.from_huggingface_tokenizer(
+            AutoTokenizer.from_pretrained(model), chunk_size=chunk_tokens, chunk_overlap=overlap
+        )
+        return {"precision": "its defaults"}
+
+    def ingest(self, files: list[str], into: str) -> dict[str, float]:
+        vectors = VectorParams(size=self.size, distance=Distance.COSINE)
+        self.client.create_collection(into, vectors_config=vectors)
+        store = QdrantVectorStore(self.client, into, self.embeddings)
+        seconds, chunks = timed(lambda: self._ingest(files, store))
+        return {"seconds": seconds, "chunks": chunks}
+
+    def _ingest(self, files: list[str], store: QdrantVectorStore) -> int:
+        documents = [
+            Document(Path(file).read_text("utf8"), metadata={"source": file}) for file in files
+        ]
+        return len(store.add_documents(self.splitter.split_documents(documents)))
+
+
 def _joined(documents: list[Document]) -> str:
     return "\n\n".join(document.page_content for document in documents)
 
 
 if __name__ == "__main__":
-    serve({"pipeline": Pipeline})
+    serve({"pipeline": Pipeline, "ingest": Ingest})

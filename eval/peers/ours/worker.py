@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from ingestion import Ingest
 from limits import Limits
 from protocol import answer_all, serve, timed
 
@@ -251,5 +252,5 @@ def _wait(ready: Callable[[], bool], seconds: float) -> None:
 if __name__ == "__main__":
     serve({
         "embed": Embed, "rerank": Rerank, "generate": Generate, "pipeline": Pipeline,
-        "limits": Limits,
+        "limits": Limits, "ingest": Ingest,
     })  # fmt: skip

@@ -20,6 +20,7 @@ from rag.models.batching import (
     SPARE_TOKENS,
     Batcher,
     BatchQueue,
+    BatchStats,
     Request,
     Row,
     choose_run,
@@ -524,3 +525,9 @@ def _until(happened):
             return
         threading.Event().wait(0.001)
     raise AssertionError("it never happened")
+
+
+def test_how_busy_the_workers_were():
+    before = BatchStats(workers=2, busy_seconds=5.0)
+    after = BatchStats(workers=2, busy_seconds=14.0)
+    assert after.busy_since(before, 6.0) == 9 / 12  # of two workers' six seconds each

@@ -89,3 +89,29 @@ def test_who_gives_up_leaves_the_crowd():
     first.result(LONG)
     batcher.close()
     assert crowd._inside == 0
+
+
+def test_it_is_quiet_for_as_long_as_nobody_asked_and_nothing_was_answered():
+    now = [100.0]
+    crowd = Crowd(lambda: now[0])
+    assert crowd.quiet_seconds == float("inf")
+    crowd.enter()
+    with crowd.answering():
+        assert crowd.quiet_seconds == 0
+        crowd.leave()
+        now[0] += 30  # a language model takes its time
+        assert crowd.quiet_seconds == 0
+    assert crowd.quiet_seconds == 0
+    now[0] += 2.5
+    assert crowd.quiet_seconds == 2.5
+    with pytest.raises(ZeroDivisionError), crowd.answering():
+        raise ZeroDivisionError
+    now[0] += 1
+    assert crowd.quiet_seconds == 1
+
+
+def test_answers_are_not_waited_for():
+    """They are what waits: for the questions that are still on their way."""
+    crowd = Crowd()
+    with crowd.answering():
+        crowd.wait_until_gone(LONG)
