@@ -40,7 +40,7 @@ class Finding:
 
     kind: Kind
     what: str
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
 
 
 def examine(parts: Parts) -> Iterator[Finding]:

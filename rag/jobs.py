@@ -287,7 +287,7 @@ class Ingestor:
 
     def _attempt(self, task: Task) -> None:
         work, claim = Work(Priority.BULK), task.owner or ""
-        place, give_way = (partial(one, claim, work) for one in (self._place, self._give_way))
+        place, give_way = partial(self._place, claim, work), partial(self._give_way, claim, work)
         keeper = Journaled(self._parts, task, place, give_way)
         self._work[claim] = work
         try:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 from rag.catalog import DocumentRecord
-from rag.objects import ObjectStore
+from rag.objects import Objects
 from rag.parse import PARSER
 from rag.split import SPLITTER
 from rag.types import Attachment, Document, Heading
@@ -47,7 +47,7 @@ def unpack(text: bytes, packed: bytes) -> Document:
     )
 
 
-def stored(objects: ObjectStore, record: DocumentRecord) -> Document:
+def stored(objects: Objects, record: DocumentRecord) -> Document:
     """A document that is kept. Raises NotFound."""
     text = objects.get(record.text_hash)
     if not record.parsed_hash:  # ingested before its structure was kept

@@ -214,7 +214,7 @@ class Parts:
             precision = "int8"
         elif quantised is False and precision == "int8":
             precision = "auto"
-        engines = engines_of(self.settings, precision, self._crowd)
+        engines = engines_of(self.settings, precision, self.crowd)
         return load_embedder(model_id, revision=revision, engines=engines)
 
     def _load_late_interaction(self) -> LateInteractionReranker:

@@ -56,7 +56,7 @@ def restore(settings: Settings, path: Path, on_step: OnStep = ignore) -> Restore
             found = _verified(archive, on_step)
         _check_room(settings, archive)
         _check_database(settings)
-        _check_objects(settings)
+        _check_bucket(settings)
         _check_store(settings, found)
         with unfinished.marked(settings.data, [one.physical for one in found]) as left:
             store = open_store(settings)
@@ -187,7 +187,7 @@ def _check_database(settings: Settings) -> None:
         )
 
 
-def _check_objects(settings: Settings) -> None:
+def _check_bucket(settings: Settings) -> None:
     """Raise Conflict for a bucket that holds more than what an interrupted restore left."""
     if settings.objects_url is None or (settings.data / unfinished.MARK).exists():
         return
