@@ -18,8 +18,10 @@ from typing import Any
 
 from rag.archive import SEAL_BYTES, Archive
 from rag.disk import UNFINISHED
+from rag.embed import load_embedder
 from rag.errors import MalformedBackup
 from rag.models.load import BUNDLED_ID, resolve
+from rag.parts import engines_of
 from rag.restore import restore
 from rag.settings import load_settings
 from tests.crash.victim import MAIL, MIGRATION_STEPS, STEPS, files_of
@@ -29,6 +31,7 @@ DOCUMENTS = [*(f"doc-{n}" for n in range(6)), MAIL]
 POINTS = [f"{side} {name}" for name in STEPS for side in ("before", "after")]
 MIGRATION_POINTS = [f"{side} {name}" for name in MIGRATION_STEPS for side in ("before", "after")]
 AT_RANDOM = "at random"
+DIE_SECONDS = 120
 
 
 class Died(Exception):
@@ -134,7 +137,10 @@ class Model:
 
 
 def other_embedder(folder: Path) -> Path:
-    """MiniLM under another instruction: the same weights, and vectors that do not compare."""
+    """MiniLM under another instruction: the same weights, and vectors that do not compare.
+
+    It is converted here, so that no victim spends its time on that.
+    """
     if not folder.exists():
         folder.mkdir()
         for file in resolve(BUNDLED_ID).path.iterdir():
@@ -142,6 +148,7 @@ def other_embedder(folder: Path) -> Path:
         prompts = folder / "config_sentence_transformers.json"
         prompts.unlink(missing_ok=True)
         prompts.write_text(json.dumps({"prompts": {"document": "passage: ", "query": "query: "}}))
+        load_embedder(str(folder), engines=engines_of(load_settings())).close()
     return folder
 
 
@@ -238,7 +245,7 @@ def kills(
                 model.mark(document, model.marked(document), version)
                 assert victim.do("patch", id=document, mark=version)["patched"]
                 model.mark(document, version)
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + DIE_SECONDS
             while time.monotonic() < deadline:
                 if draw.random() < 0.3:
                     victim.do("migrate", wish=draw.choice(["on", "drop"]))
@@ -259,7 +266,7 @@ def kills(
                     model.ask(document, version)
                     victim.do("put", id=document, version=version, paragraphs=draw.randint(1, 12))
                     model.promise(document, version)
-            raise Violation(f"it did not die {where} within a minute")
+            raise Violation(f"it did not die {where} within {DIE_SECONDS} seconds")
         except Died:
             died[where] += 1
         finally:

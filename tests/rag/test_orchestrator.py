@@ -9,7 +9,8 @@ import pytest
 
 from rag import collection as shelf
 from rag.demo import questions
-from rag.errors import InvalidInput, NotFound, PipelineMismatch, StorageFull, TooLarge
+from rag.embed import Embedder
+from rag.errors import InvalidInput, NotFound, StorageFull, TooLarge
 from rag.generate import LanguageModelGenerator
 from rag.models.load import resolve
 from rag.models.torch_lm import TorchCausalLM
@@ -111,15 +112,20 @@ def test_a_scope_sees_only_its_own(rag):
         rag.within(Scope("default", collections=frozenset())).search("Bell Rock")
 
 
-def test_another_embedder_is_refused(rag):
+def test_a_collection_keeps_the_embedder_that_it_was_built_with(rag):
+    """Another one is configured later: for new collections."""
     shelf.ensure(rag.parts, rag.scope, "default")
-    embedder = rag.parts.embedder
-    other = type(embedder)(
-        "other/model", embedder.encoder, embedder.preset, embedder.tokenizer, revision="x"
-    )
+    rag.add(note(FACT))
+    built = rag.parts.embedder
+    other = Embedder("other/model", built.encoder, built.preset, built.tokenizer, revision="x")
     rag.parts._loaded["embedder"] = other
-    with pytest.raises(PipelineMismatch, match="other/model"):
-        rag.search("Bell Rock")
+    rag.parts.settings = rag.parts.settings.model_copy(update={"embedder": "other/model"})
+    answer = rag.ask("When was the Bell Rock Lighthouse first lit?")
+    assert (answer.models["embedder"], answer.abstained) == (built.id, False)
+    rag.add(note(FACT.replace("1811", "1812")))
+    assert "1812" in rag.ask("When was the Bell Rock Lighthouse first lit?").text
+    made = shelf.create(rag.parts, rag.scope, "new")
+    assert made.pipeline["embedder"]["id"] == "other/model"
 
 
 def test_too_large_is_refused_before_any_work(rag):
