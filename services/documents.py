@@ -107,8 +107,8 @@ async def delete_documents(
     """Delete all documents that a filter picks, in one transaction: gone from answers at once.
 
     What was accepted of them since is cancelled; documents that are accepted and were never there
-    before are not picked. Without conditions it is refused:
-    DELETE /v1/collections/{name} is what deletes everything.
+    before are not picked. Without conditions it is refused: DELETE /v1/collections/{name} is what
+    deletes everything.
     """
     call = partial(
         service.orchestrator.delete_matching,

@@ -274,7 +274,9 @@ class DocumentIn(Asked):
 
     text: str | None = None  # what cannot be stored of it is replaced, and said in a warning
     url: Text | None = Field(
-        None, description="http or https; the document is fetched while the request waits."
+        None,
+        description="http or https; the document is fetched while the request waits.",
+        examples=["https://example.org/manual.pdf"],
     )
     id: Text | None = Field(None, description="Default: made from source, URL, or text.")
     title: Text | None = None

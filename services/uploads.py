@@ -355,11 +355,7 @@ REQUEST_BODY: dict[str, Any] = {
                             }
                         ],
                     },
-                },
-                "url": {
-                    "summary": "A document to fetch",
-                    "value": {"documents": [{"url": "https://example.org/manual.pdf"}]},
-                },
+                }
             },
         },
         "multipart/form-data": {

@@ -81,6 +81,12 @@ def test_the_examples_of_the_documentation_work(lm_parts, tmp_path):
         for example in _examples(schema, "/v1/collections/{name}", "patch"):
             assert client.patch("/v1/collections/manuals", json=example).is_success
             tried += 1
+        for example in _examples(schema, "/v1/documents/{document_id}", "patch"):
+            assert client.patch("/v1/documents/bell-rock", json=example).is_success, example
+            tried += 1
+        for example in _examples(schema, "/v1/documents/{document_id}", "put"):
+            assert client.put("/v1/documents/fastnet?wait=true", json=example).is_success, example
+            tried += 1
         for example in _examples(schema, "/score", "post"):
             assert client.post("/score", json=example).is_success, example
             tried += 1
