@@ -335,8 +335,8 @@ class Catalog:
             if live is not None:
                 self._count(connection, found, live.generation, -1)
                 _mark_stale(connection, [live.generation])
-            gone = _descendants(connection, found, revision.document_id, revision.children)
-            self._delete_attached(connection, found, gone)
+            if gone := _descendants(connection, found, revision.document_id, revision.children):
+                self._delete_attached(connection, found, gone)
         return True
 
     def delete_document(
@@ -353,7 +353,8 @@ class Catalog:
                 raise _no_document(document_id, name)
             below = _descendants(connection, found, document_id)
             self._delete(connection, found, document_id, live.generation)
-            self._delete_attached(connection, found, below)
+            if below:
+                self._delete_attached(connection, found, below)
 
     def abandon(self, scope: Scope, name: str, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""

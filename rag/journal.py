@@ -365,7 +365,7 @@ class Journal:
             if not flipped and is_newer:
                 raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
             report = report_of(bool(live))
-            if flipped:
+            if flipped and children:
                 self._queue(connection, task, found, children)
             self._end(connection, task, "done", report=asdict(report))
         return report, gone
@@ -611,8 +611,6 @@ class Journal:
         children: Sequence[Arrival],
     ) -> None:
         """Queue a document's attachments in its job. Their bytes are kept by its generation."""
-        if not children:
-            return
         query = sa.select(sa.func.max(tasks.c.position)).where(tasks.c.job_id == task.job_id)
         first = int(connection.execute(query).scalar_one()) + 1
         rows = [
