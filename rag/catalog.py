@@ -367,7 +367,8 @@ class Catalog:
                 self._count(connection, found, [live.generation], -1)
                 _mark_stale(connection, [live.generation])
             gone = _descendants(connection, found, {revision.document_id}, revision.children)
-            self._delete_attached(connection, found, gone)
+            if gone:
+                self._delete_attached(connection, found, gone)
         return True
 
     def delete_document(
@@ -688,7 +689,8 @@ class Catalog:
     ) -> list[str]:
         below = _descendants(connection, found, set(document_ids))
         deleted = self._unmake(connection, found, document_ids)
-        self._delete_attached(connection, found, below)
+        if below:
+            self._delete_attached(connection, found, below)
         return deleted
 
     def _delete_attached(self, connection: sa.Connection, found: Collection, ids: Set[str]) -> None:

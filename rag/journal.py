@@ -349,7 +349,7 @@ class Journal:
             if not flipped and is_newer:
                 raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
             report = report_of(bool(live))
-            if flipped:
+            if flipped and children:
                 self._queue(connection, task, found, children)
             all_of_it = {"done": revision.chunks, "total": revision.chunks}
             self._end(connection, task, "done", report=asdict(report), **all_of_it)
@@ -643,8 +643,6 @@ class Journal:
         children: Sequence[Arrival],
     ) -> None:
         """Queue a document's attachments in its job. Their bytes are kept by its generation."""
-        if not children:
-            return
         query = sa.select(sa.func.max(tasks.c.position)).where(tasks.c.job_id == task.job_id)
         first = int(connection.execute(query).scalar_one()) + 1
         rows = [

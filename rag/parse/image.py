@@ -3,7 +3,7 @@
 import io
 from typing import TYPE_CHECKING
 
-from rag.errors import EmptyDocument, TooLarge, UnsupportedType
+from rag.errors import EmptyDocument, MalformedDocument, TooLarge, UnsupportedType
 from rag.parse import ocr
 from rag.parse.draft import Draft
 from rag.parse.pages import write_pages
@@ -21,13 +21,17 @@ _SMALL_SIDE = 1500
 
 def parse_image(data: bytes, draft: Draft) -> None:
     """Read what stands on an image. Raises UnsupportedType where there is no OCR, EmptyDocument."""
-    from PIL import Image, ImageOps, ImageSequence
+    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
     if why := ocr.obstacle(draft.options):
         raise UnsupportedType("This is an image.", hint=why)
     reader = ocr.Reader(draft.options)
     pages: list[list[Line]] = []
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF"))
+    except UnidentifiedImageError:
+        raise MalformedDocument("The image is damaged.", hint="Was it sent completely?") from None
+    with image:
         frames = getattr(image, "n_frames", 1)
         _refuse_bombs(image)
         for frame in ImageSequence.Iterator(image):

@@ -35,8 +35,6 @@ _FOLDERS = (
 # Below this mean confidence of its words, in percent, a page may stand on its side or its head.
 _DOUBTFUL = 60
 _TURNS = (180, 90, 270)  # Tesseract itself reads most blocks that stand on their side
-# The box of a line is as high as its letters happen to be: smaller differences mean nothing.
-_LARGE_TYPE = 1.5
 _MARGIN = 1.5  # the next page may take longer than the longest so far
 
 _Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels from the top left
@@ -141,16 +139,14 @@ def _upright(boxes: Sequence[_Box]) -> list[_Box]:
 
 
 def _lines(found: Sequence[tuple[str, _Box]]) -> list[Line]:
-    """In points, y upwards; lines of about the same height as if they had exactly that."""
+    """In points, y upwards, all of one size: a box is as high as its letters happen to be."""
     if not found:
         return []
     scale = 72 / DPI
     boxes = _upright([box for _, box in found])
-    usual = median(box[3] - box[1] for box in boxes)
+    size = median(box[3] - box[1] for box in boxes)
     lines = []
     for (text, _), (left, top, right, bottom) in zip(found, boxes, strict=True):
-        tall = bottom - top
-        size = tall if tall >= _LARGE_TYPE * usual else usual
         middle = -(top + bottom) / 2
         lines.append(
             Line(

@@ -228,6 +228,9 @@ def kills(
     for number in range(count):
         victim = Victim(data, sabotage, other)
         where = AT_RANDOM if number % 3 == 2 and at is None else next(turns)
+        # Only the mail comes by there.
+        at_mail = "attachments" in where
+        likely = [*DOCUMENTS, *[MAIL] * 7] if at_mail else DOCUMENTS
         timer = None
         try:
             victim.do("drain")
@@ -236,7 +239,7 @@ def kills(
                 timer = threading.Timer(draw.uniform(0.05, 2.0), victim.process.kill)
                 timer.start()
             else:
-                victim.do("arm", where=where, count=draw.randint(1, 3))
+                victim.do("arm", where=where, count=1 if at_mail else draw.randint(1, 3))
             # Those are left alone by deletes, so a search always has to find them.
             watched = [d for d in DOCUMENTS[:3] if model.promised.get(d) is not None]
             victim.do("watch", ids=watched)
@@ -253,7 +256,7 @@ def kills(
                     victim.do("backup", file=str(kept.next(model)))
                     continue
                 version += 1
-                document = draw.choice(DOCUMENTS)
+                document = draw.choice(likely)
                 deletable = document not in watched and model.promised.get(document) is not None
                 if deletable and draw.random() < 0.4:
                     model.ask(document, None)
@@ -266,6 +269,8 @@ def kills(
                     model.ask(document, version)
                     victim.do("put", id=document, version=version, paragraphs=draw.randint(1, 12))
                     model.promise(document, version)
+                if at_mail:  # rather soon than behind a thousand others
+                    victim.do("drain")
             raise Violation(f"it did not die {where} within {DIE_SECONDS} seconds")
         except Died:
             died[where] += 1

@@ -7,7 +7,14 @@ import pytest
 from fpdf import FPDF
 from PIL import Image, ImageDraw, ImageFont
 
-from rag.errors import EmptyDocument, NeedsOcr, ParseLimit, TooLarge, UnsupportedType
+from rag.errors import (
+    EmptyDocument,
+    MalformedDocument,
+    NeedsOcr,
+    ParseLimit,
+    TooLarge,
+    UnsupportedType,
+)
 from rag.parse import image, ocr, parse_document
 from rag.parse.child import ParserPool
 from rag.parse.options import Options
@@ -122,6 +129,14 @@ def test_nothing_to_read_is_empty():
         parse_document(blank, name="a.png", options=ENGLISH)
     with pytest.raises(EmptyDocument, match="OCR found no text"):
         parse_document(pdf(Image.new("L", (800, 800), "grey")), name="a.pdf", options=ENGLISH)
+
+
+@needs_tesseract
+def test_half_an_image_is_malformed():
+    content = saved(picture(), "PNG")
+    for part in (content[:20], content[: len(content) // 2]):
+        with pytest.raises(MalformedDocument):
+            parse_document(part, name="a.png", options=ENGLISH)
 
 
 @needs_tesseract
