@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     ingest_queue: int = Field(1000, ge=1)  # accepted uploads that are not done; more get 429
     ingest_threads: int = Field(8, ge=1, le=64)  # documents that a process works on at once
     ingest_beside_questions: int = Field(1, ge=1, le=64)  # the same while questions come
-    ingest_text_mb: int = Field(64, ge=1, le=65_536)  # their text together; a larger one goes alone
+    ingest_text_mb: int = Field(32, ge=1, le=65_536)  # their text together; a larger one goes alone
     ingest_per_collection: int = Field(0, ge=0)  # all processes together, of one; 0: no limit
     ingest_retries: int = Field(20, ge=0)  # when the store, the disk or a model server fails
     ingest_retry_seconds: float = Field(60.0, ge=0)  # the longest pause before one
