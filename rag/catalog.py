@@ -101,6 +101,7 @@ class Revision:
     characters: int
     warnings: tuple[str, ...]
     token_chunks: Mapping[int, int]  # token id -> how many of the chunks hold it
+    truncated_tokens: int = 0  # that the embedder did not read; only for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,19 @@ class Catalog:
             query = _live(found).where(documents.c.document_id > after)
             query = query.order_by(documents.c.document_id).limit(limit)
             return [_document(row) for row in connection.execute(query).mappings()]
+
+    def sources_below(self, scope: Scope, name: str, prefix: str) -> list[tuple[str, str]]:
+        """(id, source) of live documents whose source begins with `prefix`, by id."""
+        query = sa.select(documents.c.document_id, documents.c.source)
+        with self._database.read() as connection:
+            found = _collection(connection, scope, name)
+            query = query.where(
+                documents.c.collection_id == found.id,
+                documents.c.source.startswith(prefix, autoescape=True),
+            )
+            rows = connection.execute(query.order_by(documents.c.document_id)).all()
+        # SQLite does not tell upper case from lower there.
+        return [(row[0], row[1]) for row in rows if row[1].startswith(prefix)]
 
     def document(self, scope: Scope, name: str, document_id: str) -> DocumentRecord:
         """One live document. Raises NotFound."""

@@ -12,12 +12,13 @@ from rag import parsed
 from rag.catalog import Collection, DocumentRecord, Revision
 from rag.collection import index_of, source_fingerprint
 from rag.errors import NotFound, RagError
+from rag.folder import LeftOut
 from rag.language import language_warning
 from rag.objects import digest
 from rag.parse import text_document
 from rag.parts import Parts
 from rag.settings import Settings
-from rag.sources import Source, check_id, check_metadata
+from rag.sources import Source, as_text, check_id, check_metadata
 from rag.split import Split
 from rag.store import Point, point_id
 from rag.types import Chunk, Document, DocumentReport, Progress, Scope
@@ -159,7 +160,13 @@ def revision(
         characters=len(document.text),
         warnings=_warnings(parts, document, split),
         token_chunks=split.token_chunks,
+        truncated_tokens=truncated(split, parts.embedder.max_tokens),
     )
+
+
+def truncated(split: Split, most: int) -> int:
+    """Tokens of the chunks that an embedder which reads `most` of each would cut off."""
+    return sum(max(0, chunk.tokens - most) for chunk in split.chunks)
 
 
 def purge(parts: Parts, scope: Scope, collection: str, document_id: str) -> None:
@@ -249,6 +256,7 @@ def report_of(made: DocumentRecord | Revision, status: str) -> DocumentReport:
         tokens=made.tokens,
         pages=made.pages,
         characters=made.characters,
+        truncated_tokens=made.truncated_tokens if isinstance(made, Revision) else None,
         warnings=made.warnings,
     )
 
@@ -261,10 +269,26 @@ def failed(source: Source, error: RagError) -> DocumentReport:
         source=source.origin,
         error=error.message,
         hint=error.hint,
+        kind=type(error).__name__,
     )
+
+
+def unread(left_out: LeftOut) -> list[DocumentReport]:
+    """The reports of folders and links that could not be read."""
+    return [
+        DocumentReport("", "failed", as_text(str(path)), error=f"It cannot be read: {why}.")
+        for path, why in left_out.unreadable
+    ]
 
 
 def _warnings(parts: Parts, document: Document, split: Split) -> tuple[str, ...]:
     languages = parts.embedder.preset.languages
     foreign = language_warning(document.text, languages, parts.embedder.id)
-    return (*document.warnings, *split.warnings, *([foreign] if foreign else []))
+    unread = truncated(split, parts.embedder.max_tokens)
+    lost = f"{unread} tokens are beyond what the embedder reads: no vector knows of them."
+    return (
+        *document.warnings,
+        *split.warnings,
+        *([foreign] if foreign else []),
+        *([lost] if unread else []),
+    )

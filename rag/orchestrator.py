@@ -16,6 +16,7 @@ from rag.catalog import Collection
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import InvalidInput, NotFound
+from rag.folder import LeftOut, Selection
 from rag.generate import Request, refuse
 from rag.objects import digest
 from rag.pack import pack
@@ -149,15 +150,19 @@ class Orchestrator:
         metadata: t.Metadata | None = None,
         on_progress: steps.OnProgress = steps.ignore,
     ) -> list[t.DocumentReport]:
-        """Ingest files and folders, a report each; a file that fails does not stop the others."""
+        """Ingest files and folders, a report each; a file that fails does not stop the others.
+
+        It returns when all is searchable, and works in the caller's thread, without the journal.
+        """
         shelf.ensure(self.parts, self.scope, collection)
+        left_out, selection = LeftOut(), Selection(never=(self.parts.settings.data,))
         reports = []
-        for source in find(paths, metadata=metadata):
+        for source in find(paths, metadata=metadata, selection=selection, left_out=left_out):
             try:
                 reports.append(self.add(source, collection=collection, on_progress=on_progress))
             except (InvalidInput, NotFound) as error:
                 reports.append(steps.failed(source, error))
-        return reports
+        return [*reports, *steps.unread(left_out)]
 
     def add(
         self,
