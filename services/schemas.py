@@ -12,6 +12,7 @@ from rag.journal import Job, Task
 from rag.retrieve import Mode
 from rag.sampling import Sampling
 from rag.settings import FusionName
+from services.problems import problem_type
 
 
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -290,44 +291,58 @@ class UploadFields(Asked):
     metadata: MetadataIn = {}
     id: Text | None = None
     title: Text | None = None
+    sources: list[Text] | None = None
 
 
 class ReportOut(Wire):
     """What ingesting did with one document, or how far it is.
 
     `status` is queued or running, then ingested, replaced, unchanged, failed or cancelled. `error`
-    says why it failed, or, while it is queued, why it has to be tried again; `hint` what to do.
+    says why it failed, or, while it is queued, why it has to be tried again; `hint` what to do,
+    `problem` the type of the problem.
     """
 
     id: str
     status: str
+    source: str
+    title: str | None = None
     stage: str | None = None
     done: int | None = Field(None, description="Chunks that are stored.")
     total: int | None = Field(None, description="Chunks in all; 0 before it is split.")
     retries: int | None = None
     chunks: int
     tokens: int
+    pages: int | None = None
+    characters: int | None = None
+    truncated_tokens: int | None = Field(None, description="That the embedder did not read.")
     warnings: list[str]
     error: str | None = None
     hint: str | None = None
+    problem: str | None = None
 
     @classmethod
     def of(cls, task: Task) -> Self:
         """From the value inside."""
-        report = task.report or t.DocumentReport(task.document_id, task.state)
+        report = task.report or t.DocumentReport(task.document_id, task.state, task.source.origin)
         under_way = task.state in ("queued", "running")
         return cls(
             id=report.id,
             status=report.status,
+            source=report.source,
+            title=report.title or None,
             stage=(task.stage or None) if under_way else None,
             done=task.done if under_way else None,
             total=task.total if under_way else None,
             retries=task.retries or None,
             chunks=report.chunks,
             tokens=report.tokens,
+            pages=report.pages if task.report else None,
+            characters=report.characters if task.report else None,
+            truncated_tokens=report.truncated_tokens if task.report else None,
             warnings=list(report.warnings),
             error=task.error.message if task.error else None,
             hint=(task.error.hint or None) if task.error else None,
+            problem=problem_type(task.error.as_error()) if task.error else None,
         )
 
     @classmethod
@@ -372,7 +387,9 @@ class JobList(Wire):
 
 
 class DocumentOut(Wire):
-    """A document as it is stored; `content_hash` is the SHA-256 of what was sent."""
+    """A document as it is stored; `content_hash` is the SHA-256 of what was sent, `fingerprint`
+    that of everything it was made from.
+    """
 
     id: str
     title: str
@@ -380,6 +397,7 @@ class DocumentOut(Wire):
     media_type: str
     metadata: dict[str, Any]
     content_hash: str
+    fingerprint: str
     chunks: int
     tokens: int
     pages: int
@@ -398,6 +416,7 @@ class DocumentOut(Wire):
             media_type=record.media_type,
             metadata=dict(record.metadata),
             content_hash=record.content_hash,
+            fingerprint=record.fingerprint,
             chunks=record.chunks,
             tokens=record.tokens,
             pages=record.pages,

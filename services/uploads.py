@@ -22,6 +22,7 @@ from services.problems import MalformedBody, is_json
 from services.schemas import DocumentIn, DocumentsRequest, UploadFields
 
 FILE_FIELDS = ("files", "file")
+UNKNOWN_TYPE = "application/octet-stream"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -96,7 +97,11 @@ def _read_form(form: FormData, settings: Settings) -> tuple[str, list[Upload]]:
     given = _validated(UploadFields, _fields(form))
     if given.id and len(files) > 1:
         raise InvalidInput("An id names one document, and several files were sent.")
-    uploads = [_upload(file, given, settings) for file in files]
+    origins = given.sources or [file.filename or "" for file in files]
+    if len(origins) != len(files):
+        raise InvalidInput(f"There are {len(files)} files and {len(origins)} sources.")
+    pairs = zip(files, origins, strict=True)
+    uploads = [_upload(file, origin, given, settings) for file, origin in pairs]
     _check(uploads, settings)
     return given.collection, uploads
 
@@ -113,22 +118,22 @@ def _files(form: FormData) -> list[UploadFile]:
 
 
 def _fields(form: FormData) -> dict[str, Any]:
-    """The fields beside the files, `metadata` parsed; an empty one counts as not sent."""
+    """The fields beside the files, those in JSON parsed; an empty one counts as not sent."""
     fields: dict[str, Any] = {k: v for k, v in form.items() if k not in FILE_FIELDS and v != ""}
-    if isinstance(fields.get("metadata"), str):
-        try:
-            fields["metadata"] = json.loads(fields["metadata"])
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(
-                f"The field 'metadata' is not JSON: {error}.",
-                hint='Write it as {"author": "..."}.',
-            ) from None
+    for name, example in (("metadata", '{"author": "..."}'), ("sources", '["shelf/a.md"]')):
+        if isinstance(fields.get(name), str):
+            try:
+                fields[name] = json.loads(fields[name])
+            except (ValueError, RecursionError) as error:
+                raise InvalidInput(
+                    f"The field {name!r} is not JSON: {error}.", hint=f"Write it as {example}."
+                ) from None
     return fields
 
 
-def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload:
-    origin = file.filename or ""
-    if not origin.isprintable() or not origin.strip():
+def _upload(file: UploadFile, origin: str, given: UploadFields, settings: Settings) -> Upload:
+    # A name that comes with the file may be written to deceive; a source is only kept.
+    if not origin.strip() or not (given.sources or origin.isprintable()):
         raise InvalidInput(f"A file needs a printable name, not {origin!r:.80}.")
     if (file.size or 0) > settings.max_file_bytes:
         raise TooLarge(
@@ -136,14 +141,21 @@ def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload
             hint="Split it, or raise RAG_MAX_FILE_BYTES.",
         )
     source = Source(
-        name=PurePosixPath(origin.replace("\\", "/")).name or origin,
+        name=_name(origin, is_path=bool(given.sources)),
         origin=origin,
         id=given.id or "",
         title=given.title,
-        media_type=file.content_type,
+        # This type says as much as none.
+        media_type=None if file.content_type == UNKNOWN_TYPE else file.content_type,
         metadata=given.metadata,
     )
     return Upload(source, file.file)
+
+
+def _name(origin: str, *, is_path: bool) -> str:
+    """The last part of a path; Windows browsers send theirs with backslashes."""
+    path = origin if is_path else origin.replace("\\", "/")
+    return PurePosixPath(path).name or origin
 
 
 def _check(uploads: Sequence[Upload], settings: Settings) -> None:
@@ -219,6 +231,12 @@ REQUEST_BODY: dict[str, Any] = {
                     },
                     "id": {"type": "string", "description": "For a single file."},
                     "title": {"type": "string", "description": "For a single file."},
+                    "sources": {
+                        "type": "string",
+                        "description": "A JSON list: where each file came from, in their order. It"
+                        " is what a document is known by; left out, it is the file's name.",
+                        "examples": ['["/srv/handbook/crane.pdf"]'],
+                    },
                 },
             }
         },
