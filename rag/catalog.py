@@ -129,6 +129,7 @@ class Revision:
     token_chunks: Mapping[int, int]  # token id -> how many of the chunks hold it
     parent: str | None = None
     children: tuple[str, ...] = ()
+    truncated_tokens: int = 0  # that the embedder did not read; only for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,19 @@ class Catalog:
             query = _live(found).where(documents.c.document_id > after)
             query = query.order_by(documents.c.document_id).limit(limit)
             return [_document(row) for row in connection.execute(query).mappings()]
+
+    def sources_below(self, scope: Scope, which: Which, prefix: str) -> list[tuple[str, str]]:
+        """(id, source) of live documents whose source begins with `prefix`, by id."""
+        query = sa.select(documents.c.document_id, documents.c.source)
+        with self._database.read() as connection:
+            found = _collection(connection, scope, which)
+            query = query.where(
+                documents.c.collection_id == found.id,
+                documents.c.source.startswith(prefix, autoescape=True),
+            )
+            rows = connection.execute(query.order_by(documents.c.document_id)).all()
+        # SQLite does not tell upper case from lower there.
+        return [(row[0], row[1]) for row in rows if row[1].startswith(prefix)]
 
     def document(
         self, scope: Scope, which: Which, document_id: str, *, within: sa.Connection | None = None

@@ -18,6 +18,7 @@ from rag.catalog import Collection, DocumentRecord, Revision, Which
 from rag.collection import index_of, source_fingerprint
 from rag.embed import Embedder
 from rag.errors import NotFound, RagError, StorageFull, StoreUnreachable
+from rag.folder import LeftOut
 from rag.journal import Arrival
 from rag.language import language_warning
 from rag.objects import digest
@@ -25,7 +26,7 @@ from rag.parse import text_document
 from rag.parse.options import Options
 from rag.parts import Parts
 from rag.settings import Settings
-from rag.sources import Source, check_id, check_metadata
+from rag.sources import Source, as_text, check_id, check_metadata
 from rag.split import Split
 from rag.store import Point, point_id
 from rag.types import Chunk, Document, DocumentReport, Progress, Scope
@@ -217,7 +218,13 @@ def revision(
         token_chunks=split.token_chunks,
         parent=source.parent or None,
         children=tuple(child.source.document_id for child in children),
+        truncated_tokens=truncated(split, parts.embedder_for(found).max_tokens),
     )
+
+
+def truncated(split: Split, most: int) -> int:
+    """Tokens of the chunks that an embedder which reads `most` of each would cut off."""
+    return sum(max(0, chunk.tokens - most) for chunk in split.chunks)
 
 
 def purge(
@@ -327,6 +334,7 @@ def report_of(made: DocumentRecord | Revision, status: str) -> DocumentReport:
         tokens=made.tokens,
         pages=made.pages,
         characters=made.characters,
+        truncated_tokens=made.truncated_tokens if isinstance(made, Revision) else None,
         warnings=made.warnings,
     )
 
@@ -339,6 +347,7 @@ def failed(source: Source, error: RagError) -> DocumentReport:
         source=source.origin,
         error=error.message,
         hint=error.hint,
+        kind=type(error).__name__,
     )
 
 
@@ -352,7 +361,22 @@ def _one_ahead(items: Iterable[_T]) -> Iterator[_T]:
     yield from drawn
 
 
+def unread(left_out: LeftOut) -> list[DocumentReport]:
+    """The reports of folders and links that could not be read."""
+    return [
+        DocumentReport("", "failed", as_text(str(path)), error=f"It cannot be read: {why}.")
+        for path, why in left_out.unreadable
+    ]
+
+
 def warnings_of(embedder: Embedder, document: Document, split: Split) -> tuple[str, ...]:
     """What the owner of a document should know of it."""
     foreign = language_warning(document.text, embedder.preset.languages, embedder.id)
-    return (*document.warnings, *split.warnings, *([foreign] if foreign else []))
+    unread = truncated(split, embedder.max_tokens)
+    lost = f"{unread} tokens are beyond what the embedder reads: no vector knows of them."
+    return (
+        *document.warnings,
+        *split.warnings,
+        *([foreign] if foreign else []),
+        *([lost] if unread else []),
+    )

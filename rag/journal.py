@@ -455,6 +455,18 @@ class Journal:
             rows = connection.execute(query).mappings().all()
             return [self._job(connection, row) for row in rows]
 
+    def open_jobs(self, scope: Scope) -> list[Job]:
+        """Those of the scope that were accepted and are not done, the oldest first."""
+        promised = sa.exists().where(
+            tasks.c.job_id == jobs.c.id, tasks.c.state.in_(("queued", "running"))
+        )
+        query = _jobs(scope).where(promised).order_by(jobs.c.created_at, jobs.c.id)
+        if scope.collections is not None:
+            query = query.where(collections.c.name.in_(scope.collections))
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+            return [self._job(connection, row) for row in rows]
+
     def has_ended(self, job_id: str) -> bool:
         """Whether nothing of a job is open."""
         query = sa.select(tasks.c.id).where(tasks.c.job_id == job_id, tasks.c.state.in_(OPEN))

@@ -21,6 +21,7 @@ from rag.catalog import Collection, DocumentRecord
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
+from rag.folder import LeftOut, Selection
 from rag.generate import Request, refuse
 from rag.journal import Arrival
 from rag.objects import digest
@@ -187,15 +188,20 @@ class Orchestrator:
         """Ingest files and folders, a report each; a file that fails does not stop the others.
 
         What is attached to a mail has a report of its own. `password` opens files that have one.
+        It returns when all is searchable, and works in the caller's thread, without the journal.
         """
         shelf.ensure(self.parts, self.scope, collection)
+        left_out, selection = LeftOut(), Selection(never=(self.parts.settings.data,))
         reports = []
-        for source in find(paths, metadata=metadata, password=password):
+        found = find(
+            paths, metadata=metadata, password=password, selection=selection, left_out=left_out
+        )
+        for source in found:
             try:
                 reports += self.add_all(source, collection=collection, on_progress=on_progress)
             except (InvalidInput, NotFound) as error:
                 reports.append(steps.failed(source, error))
-        return reports
+        return [*reports, *steps.unread(left_out)]
 
     def add(
         self,

@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     warm_up: bool = True  # load the models at start, not at the first question
+    client_patience: float = Field(
+        60.0, ge=0
+    )  # seconds that a command waits for a server gone away
 
     @field_validator("chunk_overlap")
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag.errors import InvalidInput, NotFound, TooLarge
+from rag.folder import LeftOut, Selection, walk
 from rag.types import Metadata
 
 MAX_ID_CHARS = 512
@@ -70,25 +71,39 @@ def derived_id(name: str, origin: str) -> str:
 
 
 def find(
-    paths: Iterable[str | Path], *, metadata: Metadata | None = None, password: str | None = None
+    paths: Iterable[str | Path],
+    *,
+    metadata: Metadata | None = None,
+    password: str | None = None,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    left_out: LeftOut | None = None,
 ) -> Iterator[Source]:
     """Files as they are, folders with everything below them, in order of their paths.
 
-    Hidden files and folders are left out, as a shell would. Raises NotFound.
+    Hidden and ignored files of folders are left out, see `rag.folder`; a file that is reached twice
+    is given once. Raises NotFound.
     """
-    for given in paths:
-        path = Path(given)
+    given: set[str] = set()
+    for path in map(Path, paths):
         if not _exists(path):
             raise NotFound(f"There is no file or folder {str(path)!r}.", hint="Check the path.")
-        files = sorted(_below(path)) if path.is_dir() else [path]
+        files = walk(path, selection, left_out) if path.is_dir() else _named(path, selection)
         for file in files:
-            yield Source(
-                name=_as_text(file.name),
-                origin=_as_text(str(file.resolve())),
-                metadata=metadata or {},
-                path=file,
-                password=password,
-            )
+            source = of_file(file, metadata or {}, password)
+            if source.origin not in given:
+                given.add(source.origin)
+                yield source
+
+
+def of_file(path: Path, metadata: Metadata, password: str | None = None) -> Source:
+    """The source of a file: known by its full path, whatever linked folders lead to it."""
+    return Source(
+        name=as_text(path.name),
+        origin=as_text(str(path.parent.resolve() / path.name)),
+        metadata=metadata,
+        path=path,
+        password=password,
+    )
 
 
 def check_metadata(metadata: Mapping[str, Any], limit: int) -> None:
@@ -127,7 +142,7 @@ def file_size(path: Path, limit: int) -> int:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(found.st_mode):  # a device or a pipe might never end
         raise NotFound(f"{path} cannot be read: it is not a file.")
     if found.st_size > limit:
@@ -135,16 +150,14 @@ def file_size(path: Path, limit: int) -> int:
     return found.st_size
 
 
-def _as_text(name: str) -> str:
+def as_text(name: str) -> str:
     """A file name whose bytes are no UTF-8, as on old disks, in a form that a database takes."""
     return name.encode("utf8", "surrogateescape").decode("utf8", "backslashreplace")
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        inside = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") for part in inside):
-            yield path
+def _named(path: Path, selection: Selection) -> Iterator[Path]:
+    if selection.takes_name(path.name):
+        yield path
 
 
 def _exists(path: Path) -> bool:
@@ -159,10 +172,11 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> NotFound:
+def unreadable(path: Path, error: OSError | ValueError) -> NotFound:
+    """The error for a file that the system does not let us read."""
     return NotFound(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.")
 
 

@@ -238,7 +238,9 @@ class Answer:
 class DocumentReport:
     """What ingesting did with one document.
 
-    `status` is `ingested`, `replaced`, `unchanged` or `failed`; a failed one says why in `error`.
+    `status` is `ingested`, `replaced`, `unchanged`, `deleted`, `failed` or `cancelled`; a failed
+    one says why in `error`, and in `kind` which class of `rag.errors` it was. `truncated_tokens`
+    are those that the embedder did not read; None where nothing was embedded now.
     """
 
     id: str
@@ -249,10 +251,11 @@ class DocumentReport:
     tokens: int = 0
     pages: int = 0
     characters: int = 0
-    truncated_tokens: int = 0
+    truncated_tokens: int | None = 0
     warnings: Sequence[str] = ()
     error: str = ""
     hint: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

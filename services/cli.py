@@ -19,6 +19,7 @@ from rich.table import Table
 
 from rag.errors import (
     Conflict,
+    DataFolderBusy,
     InvalidInput,
     ModelUnavailable,
     NotFound,
@@ -27,11 +28,13 @@ from rag.errors import (
     StorageFull,
     StoreUnreachable,
 )
+from rag.folder import Selection
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
-from rag.sources import find
 from services.migrate_command import migrate
-from services.show import show_answer, show_hits, show_reports, watched
+from services.reach import open_or_find, reached
+from services.schemas import Wire
+from services.show import show_answer, show_hits
 
 FAILED = 1  # the command ran and something in it failed
 EXIT_CODES: dict[type[RagError], int] = {
@@ -61,7 +64,7 @@ Profile = Annotated[
     typer.Option("--profile", "-p", help="default, starter or gpu.", show_default=False),
 ]
 CollectionName = Annotated[str, typer.Option("--collection", "-c", help="Which collection.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers it.")]
 Where = Annotated[
     str | None,
     typer.Option("--filter", help='As JSON: {"author": "Smeaton", "year": {"gte": 1750}}'),
@@ -107,23 +110,40 @@ def ingest(
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", "-m", help="key=value, repeatable.")
     ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Of folders, only what matches: '*.md'.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out what matches: 'drafts/'.")
+    ] = None,
+    gitignore: Annotated[bool, typer.Option(help="Heed .gitignore files.")] = True,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete documents of folders whose files are gone.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, and ingest what changes, until Ctrl-C.")
+    ] = False,
     data: Data = None,
     profile: Profile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ingest files and folders. The same file again is no work, a changed one replaces."""
+    """Ingest files and folders. The same file again is no work, a changed one replaces.
+
+    Of folders, hidden files and what .gitignore and .ragignore name are left out. While a server
+    has the data folder open, it does the work.
+    """
+    from services.ingest_command import Wanted, run
+
+    settings = load_settings(data=data, profile=profile)
+    selection = Selection(
+        tuple(include or ()), tuple(exclude or ()), gitignore, never=(settings.data,)
+    )
     given = parse_metadata(metadata or [])
-    with opened(data, profile) as rag:
-        sources = list(find(paths, metadata=given))
-        with watched(err, len(sources)) as on_progress:
-            reports = rag.ingest(
-                *paths, collection=collection, metadata=given, on_progress=on_progress
-            )
+    wanted = Wanted(tuple(paths), collection, given, selection, delete, watch)
+    reports = run(wanted, settings, err)
     if as_json:
         print_json([asdict(report) for report in reports])
-    else:
-        show_reports(err, reports)
-    if any(report.status == "failed" for report in reports):
+    if any(report.status in ("failed", "cancelled") for report in reports):
         raise typer.Exit(FAILED)
 
 
@@ -146,13 +166,13 @@ def ask(
     from rag.sampling import Sampling
 
     sampling = Sampling(temperature, top_p, max_new_tokens, do_sample, seed, tuple(stop or ()))
-    with opened(data, profile) as rag:
-        events = rag.stream(
+    with reached(load_settings(data=data, profile=profile)) as folder:
+        events = folder.ask(
             question, collection=collection, sampling=sampling, filter=parse_where(where)
         )
         answer = show_answer(out, events, quiet=as_json)
     if as_json:
-        print_json(asdict(answer))
+        print_json(answer.model_dump(mode="json"))
 
 
 @app.command()
@@ -170,17 +190,17 @@ def search(
     """Find passages, with the score of every stage."""
     if mode not in ("hybrid", "dense", "bm25"):
         raise InvalidInput(f"mode is hybrid, dense or bm25, not {mode!r}.")
-    with opened(data, profile) as rag:
-        result = rag.search(
+    with reached(load_settings(data=data, profile=profile)) as folder:
+        result = folder.search(
             question,
             collection=collection,
             limit=limit,
-            mode=mode,  # type: ignore[arg-type] # checked above
+            mode=mode,
             rerank=rerank,
             filter=parse_where(where),
         )
     if as_json:
-        print_json(asdict(result))
+        print_json(result.model_dump(mode="json"))
     else:
         show_hits(out, result)
 
@@ -192,18 +212,17 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List collections, or the documents of one."""
-    with opened(data, None) as rag:
-        catalog, scope = rag.parts.catalog, rag.scope
-        rows: Sequence[Any]
+    with reached(load_settings(data=data)) as folder:
+        rows: Sequence[Wire]
         columns: tuple[str, ...]
         if collection is None:
-            rows = catalog.collections(scope)
+            rows = folder.collections()
             columns = ("name", "chunks", "created_at")
         else:
-            rows = list(all_documents(rag, collection))
+            rows = list(folder.documents(collection))
             columns = ("id", "title", "chunks", "tokens", "updated_at", "parent")
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json([row.model_dump(mode="json") for row in rows])
         return
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
@@ -370,17 +389,16 @@ def pull(
 
 @contextmanager
 def opened(data: Path | None, profile: str | None) -> Iterator[Orchestrator]:
-    """The orchestrator of this command."""
-    with Orchestrator.open(data, profile=profile) as rag:
-        yield rag
-
-
-def all_documents(rag: Orchestrator, collection: str) -> Iterator[Any]:
-    """Every document of a collection, page by page."""
-    after = ""
-    while page := rag.parts.catalog.documents(rag.scope, collection, after=after):
-        yield from page
-        after = page[-1].id
+    """The orchestrator of this command. Raises DataFolderBusy, with the server's address."""
+    settings = load_settings(data=data, profile=profile)
+    found = open_or_find(settings)
+    if isinstance(found, str):
+        raise DataFolderBusy(
+            f"The server at {found} has the data folder {settings.data} open.",
+            hint=f"Use its API ({found}/docs), or stop it first.",
+        )
+    with found:
+        yield found
 
 
 def parse_metadata(pairs: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`rag demo`: the main job from end to end, checked by what the answers cite."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -12,7 +13,8 @@ from rag.demo import Question, documents, questions
 from rag.models.load import is_available
 from rag.orchestrator import Orchestrator
 from rag.settings import PROFILES
-from rag.types import Answer
+from rag.types import Answer, AnswerEvent
+from services.events import AnswerWire, wire
 from services.show import show_answer, show_reports, watched
 
 
@@ -64,7 +66,7 @@ def ask(rag: Orchestrator, out: Console, question: Question, collection: str) ->
     """Ask one question, print the answer and whether it is right."""
     out.print(Rule(style="dim"))
     out.print(f"[bold]{escape(question.question)}[/]\n")
-    answer = show_answer(out, rag.stream(question.question, collection=collection))
+    answer = shown(out, rag.stream(question.question, collection=collection))
     faults = [*question.faults(answer), *misquotes(rag, answer, collection)]
     for fault in faults:
         out.print(f"  [red]wrong:[/] {escape(fault)}")
@@ -72,6 +74,20 @@ def ask(rag: Orchestrator, out: Console, question: Question, collection: str) ->
         said = "it abstains, as it should" if answer.abstained else "every quote is in its document"
         out.print(f"  [green]right:[/] {said}")
     return not faults
+
+
+def shown(out: Console, events: Iterable[AnswerEvent]) -> Answer:
+    """Print an answer in the making, and return it."""
+    seen: list[AnswerEvent] = []
+
+    def worded() -> Iterator[AnswerWire]:
+        for event in events:
+            seen.append(event)
+            yield wire(event)
+
+    show_answer(out, worded())
+    assert isinstance(seen[-1], Answer)
+    return seen[-1]
 
 
 def misquotes(rag: Orchestrator, answer: Answer, collection: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -81,16 +81,31 @@ class EventStream(Response):
             yield event("error", json.dumps(problem(error, self._path)))
 
 
+AnswerWire = RetrievalEvent | TokenEvent | CitationOut | AskResponse
+EVENTS: Mapping[str, type[AnswerWire]] = {
+    "retrieval": RetrievalEvent,
+    "token": TokenEvent,
+    "citation": CitationOut,
+    "done": AskResponse,
+}
+_NAMES = {kind: name for name, kind in EVENTS.items()}
+
+
+def wire(made: t.AnswerEvent) -> AnswerWire:
+    """One event of an answer in the words of the API."""
+    if isinstance(made, t.Retrieved):
+        return RetrievalEvent(hits=[HitOut.of(hit) for hit in made.hits])
+    if isinstance(made, t.TextPiece):
+        return TokenEvent(text=made.text)
+    if isinstance(made, t.Citation):
+        return CitationOut.of(made)
+    return AskResponse.of(made)
+
+
 def encode(made: t.AnswerEvent) -> bytes:
     """One event of an answer as it goes over the wire."""
-    if isinstance(made, t.Retrieved):
-        hits = [HitOut.of(hit) for hit in made.hits]
-        return event("retrieval", RetrievalEvent(hits=hits).model_dump_json())
-    if isinstance(made, t.TextPiece):
-        return event("token", TokenEvent(text=made.text).model_dump_json())
-    if isinstance(made, t.Citation):
-        return event("citation", CitationOut.of(made).model_dump_json())
-    return event("done", AskResponse.of(made).model_dump_json())
+    worded = wire(made)
+    return event(_NAMES[type(worded)], worded.model_dump_json())
 
 
 def event(name: str, data: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pydantic import Field
 
-from rag.journal import Job
+from rag.journal import OPEN, Job
 from services.events import KEEP_ALIVE, KEEP_ALIVE_SECONDS, event
 from services.schemas import JobResponse
 
@@ -18,6 +18,7 @@ class JobEvent(JobResponse):
 
     done: int = Field(description="Documents that are done with.")
     total: int
+    stage: str | None = Field(None, description="Of the document at work.")
     chunks_per_second: float | None = Field(None, description="Since the stream began.")
     seconds_left: float | None = Field(None, description="For the chunks that are known of.")
 
@@ -53,12 +54,14 @@ def _stored(job: Job) -> int:
 
 def _event(job: Job, stored: int, seconds: float) -> JobEvent:
     rate = stored / seconds if stored > 0 and seconds > 0 else None
-    left = sum(task.total - task.done for task in job.tasks if task.report is None)
-    open_tasks = sum(task.state in ("receiving", "queued", "running") for task in job.tasks)
+    open_tasks = [task for task in job.tasks if task.state in OPEN]
+    left = sum(task.total - task.done for task in open_tasks)
+    stages = [task.stage for task in open_tasks if task.state == "running" and task.stage]
     return JobEvent(
         **JobResponse.of(job).model_dump(),
-        done=len(job.tasks) - open_tasks,
+        done=len(job.tasks) - len(open_tasks),
         total=len(job.tasks),
+        stage=stages[0] if stages else None,
         chunks_per_second=rate,
         seconds_left=left / rate if rate and left else None,
     )

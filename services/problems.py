@@ -63,6 +63,18 @@ def kind_of(error: BaseException) -> Kind:
     return next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
 
 
+def problem_type(error: Exception) -> str:
+    """The type of the problem that an error becomes."""
+    return kind_of(error).type
+
+
+def class_of(type: str) -> type[e.RagError]:
+    """The class of `rag.errors` whose problems have a type: what a client raises again."""
+    found = (cls for cls, kind in KINDS.items() if kind.type == type)
+    cls = next(found, e.RagError)
+    return cls if issubclass(cls, e.RagError) else e.RagError
+
+
 def problem(error: Exception, instance: str) -> dict[str, Any]:
     """The problem object of an error; what happened inside stays inside."""
     kind = kind_of(error)

@@ -15,6 +15,7 @@ from rag.prove import Proof
 from rag.retrieve import Mode
 from rag.sampling import Sampling
 from rag.settings import FusionName
+from services.problems import problem_type
 
 
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -307,6 +308,7 @@ class UploadFields(Asked):
     id: Text | None = None
     title: Text | None = None
     password: Text | None = Field(None, max_length=1000)
+    sources: list[Text] | None = None
 
 
 class DocumentText(Asked):
@@ -332,40 +334,53 @@ class ReportOut(Wire):
     """What ingesting did with one document, or how far it is.
 
     `status` is queued or running, then ingested, replaced, unchanged, failed or cancelled. `error`
-    says why it failed, or, while it is queued, why it has to be tried again; `hint` what to do.
+    says why it failed, or, while it is queued, why it has to be tried again; `hint` what to do,
+    `problem` the type of the problem.
     """
 
     id: str
     status: str
     parent: str | None = Field(None, description="The mail that the document is attached to.")
+    source: str
+    title: str | None = None
     stage: str | None = None
     done: int | None = Field(None, description="Chunks that are stored.")
     total: int | None = Field(None, description="Chunks in all; 0 before it is split.")
     retries: int | None = None
     chunks: int
     tokens: int
+    pages: int | None = None
+    characters: int | None = None
+    truncated_tokens: int | None = Field(None, description="That the embedder did not read.")
     warnings: list[str]
     error: str | None = None
     hint: str | None = None
+    problem: str | None = None
 
     @classmethod
     def of(cls, task: Task) -> Self:
         """From the value inside."""
-        report = task.report or t.DocumentReport(task.document_id, task.state)
+        report = task.report or t.DocumentReport(task.document_id, task.state, task.source.origin)
         under_way = task.state in ("queued", "running")
         return cls(
             id=report.id,
             status=report.status,
             parent=task.source.parent or None,
+            source=report.source,
+            title=report.title or None,
             stage=(task.stage or None) if under_way else None,
             done=task.done if under_way else None,
             total=task.total if under_way else None,
             retries=task.retries or None,
             chunks=report.chunks,
             tokens=report.tokens,
+            pages=report.pages if task.report else None,
+            characters=report.characters if task.report else None,
+            truncated_tokens=report.truncated_tokens if task.report else None,
             warnings=list(report.warnings),
             error=task.error.message if task.error else None,
             hint=(task.error.hint or None) if task.error else None,
+            problem=problem_type(task.error.as_error()) if task.error else None,
         )
 
     @classmethod
@@ -410,7 +425,8 @@ class JobList(Wire):
 
 
 class DocumentOut(Wire):
-    """A document as it is stored; `content_hash` is the SHA-256 of what was sent.
+    """A document as it is stored; `content_hash` is the SHA-256 of what was sent, `fingerprint`
+    that of everything it was made from.
 
     `parent` is the mail that it is attached to, null for all that was sent by itself.
     """
@@ -422,6 +438,7 @@ class DocumentOut(Wire):
     media_type: str
     metadata: dict[str, Any]
     content_hash: str
+    fingerprint: str
     chunks: int
     tokens: int
     pages: int
@@ -441,6 +458,7 @@ class DocumentOut(Wire):
             media_type=record.media_type,
             metadata=dict(record.metadata),
             content_hash=record.content_hash,
+            fingerprint=record.fingerprint,
             chunks=record.chunks,
             tokens=record.tokens,
             pages=record.pages,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated
+from uuid import uuid4
 
 import uvicorn
 from anyio import to_thread
@@ -23,7 +24,7 @@ from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.settings import Settings, load_settings
 from rag.types import Scope
-from services import problems
+from services import problems, running
 from services.limits import BodyLimit, body_limit
 from services.pauses import shorten_pauses
 from services.schemas import Wire
@@ -52,6 +53,7 @@ class Service:
     ingestor: Ingestor
     migrator: Migrator
     warm_up: WarmUp | None
+    nonce: str  # tells this run of the service from others
 
     @property
     def parts(self) -> Parts:
@@ -135,20 +137,34 @@ def serve(app: FastAPI, settings: Settings) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with work in the background told first: it is put back, and the time that is left
-    is for answers to end in.
+    """uvicorn that says in the data folder where it listens, for as long as nobody else can open
+    that folder. Work in the background is told first to stop: it is put back, and the time that is
+    left is for answers to end in.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run the lifespan, then listen."""
+        await super().startup(sockets)
+        if self.started and self._service.parts.alone:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            running.announce(self._service.parts.settings.data, host, port, self._service.nonce)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking connections, let requests end, then the lifespan."""
-        service: Service = self._app.state.service
+        service = self._service
+        running.withdraw(service.parts.settings.data, service.nonce)
         await to_thread.run_sync(service.migrator.close)
         await to_thread.run_sync(service.ingestor.close)
         await super().shutdown(sockets)
+
+    @property
+    def _service(self) -> Service:
+        service: Service = self._app.state.service
+        return service
 
 
 @asynccontextmanager
@@ -176,6 +192,7 @@ async def _lifespan(
         ingestor=ingestor,
         migrator=migrator,
         warm_up=warm_up,
+        nonce=uuid4().hex,
     )
     if ingests:
         await to_thread.run_sync(ingestor.start)
@@ -201,10 +218,11 @@ def _open(settings: Settings) -> Orchestrator:
 
 
 class Health(Wire):
-    """That the process answers."""
+    """That the process answers; `nonce` is another one after every start."""
 
     status: str
     version: str
+    nonce: str
 
 
 class Readiness(Wire):
@@ -218,9 +236,9 @@ health = APIRouter(tags=["health"])
 
 
 @health.get("/healthz")
-async def healthz() -> Health:
+async def healthz(service: Running) -> Health:
     """Answers at once, whatever else the service is doing."""
-    return Health(status="ok", version=VERSION)
+    return Health(status="ok", version=VERSION, nonce=service.nonce)
 
 
 @health.get("/readyz", response_model=Readiness)

@@ -1,5 +1,6 @@
 """Answers, hits and progress as a person reads them in a terminal."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -7,16 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rag.types import (
-    Answer,
-    AnswerEvent,
-    Citation,
-    DocumentReport,
-    Hit,
-    SearchResult,
-    TextPiece,
-)
+from rag.types import DocumentReport
 from rag.types import Progress as DocumentProgress
+from services.events import AnswerWire, TokenEvent
+from services.schemas import AskResponse, CitationOut, HitOut, SearchResponse
 
 QUOTE_CHARS = 300
 
@@ -45,8 +40,17 @@ def watched(console: Console, documents: int) -> Iterator[Callable[[DocumentProg
         yield on_progress
 
 
-def show_reports(console: Console, reports: Sequence[DocumentReport]) -> None:
-    """What happened, counted; failures and warnings one by one."""
+def show_reports(
+    console: Console,
+    reports: Sequence[DocumentReport],
+    skipped: Mapping[str, int] | None = None,
+    *,
+    summary: bool = True,
+) -> None:
+    """What happened, counted; failures and warnings one by one.
+
+    `skipped` says how many files of which extension no parser reads.
+    """
     for report in reports:
         if report.status == "failed":
             console.print(f"[red]failed[/] {escape(report.source)}: {escape(report.error)}")
@@ -54,36 +58,47 @@ def show_reports(console: Console, reports: Sequence[DocumentReport]) -> None:
                 console.print(f"       [dim]{escape(report.hint)}[/]")
         for warning in report.warnings:
             console.print(f"[yellow]warning[/] {escape(report.source)}: {escape(warning)}")
-    counts = dict.fromkeys(("ingested", "replaced", "unchanged", "failed"), 0)
-    for report in reports:
-        counts[report.status] += 1
-    chunks = sum(report.chunks for report in reports if report.status in ("ingested", "replaced"))
-    tokens = sum(report.tokens for report in reports if report.status in ("ingested", "replaced"))
-    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    console.print(f"{said or 'no files'}: {chunks} chunks, {tokens} tokens embedded")
+    if skipped:
+        counted = ", ".join(f"{count} {name}" for name, count in sorted(skipped.items()))
+        console.print(f"skipped, of types that no parser reads: {escape(counted)}")
+    if summary:
+        console.print(_summary(reports, sum((skipped or {}).values())))
 
 
-def show_answer(console: Console, events: Iterable[AnswerEvent], *, quiet: bool = False) -> Answer:
+def _summary(reports: Sequence[DocumentReport], skipped: int) -> str:
+    counts = Counter(report.status for report in reports)
+    counts["skipped"] += skipped
+    order = ("ingested", "replaced", "unchanged", "failed", "cancelled", "skipped")
+    said = ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+    made = [report for report in reports if report.status in ("ingested", "replaced")]
+    chunks, tokens = (sum(getattr(one, name) for one in made) for name in ("chunks", "tokens"))
+    lost = sum(report.truncated_tokens or 0 for report in made)
+    return f"{said or 'no files'}: {chunks} chunks, {tokens} tokens embedded, {lost} cut off"
+
+
+def show_answer(
+    console: Console, events: Iterable[AnswerWire], *, quiet: bool = False
+) -> AskResponse:
     """Print the text as it comes, then the citations; `quiet` prints nothing."""
     streamed = ""
     for event in events:
         if quiet:
             continue
-        if isinstance(event, TextPiece):
+        if isinstance(event, TokenEvent):
             console.print(escape(event.text), end="")
             streamed += event.text
-    assert isinstance(event, Answer)
+    assert isinstance(event, AskResponse)
     if quiet:
         return event
     console.print()
-    if event.text != streamed:  # markers were checked after the text had been shown
-        console.print(f"\n[bold]Checked:[/] {escape(event.text)}")
+    if event.answer != streamed:  # markers were checked after the text had been shown
+        console.print(f"\n[bold]Checked:[/] {escape(event.answer)}")
     show_citations(console, event)
     show_footer(console, event)
     return event
 
 
-def show_citations(console: Console, answer: Answer) -> None:
+def show_citations(console: Console, answer: AskResponse) -> None:
     """Every citation with its place and its quote; the nearest passages when there is none."""
     for citation in answer.citations:
         console.print(f"\n  [bold]\\[{citation.marker}][/] {escape(place(citation))}")
@@ -94,7 +109,7 @@ def show_citations(console: Console, answer: Answer) -> None:
             console.print(f"  [dim]- {escape(hit_place(hit))}[/]")
 
 
-def show_footer(console: Console, answer: Answer) -> None:
+def show_footer(console: Console, answer: AskResponse) -> None:
     """Timings, models, and what was cut or had no effect."""
     console.print(f"\n  [dim]{stages(answer.timings)}[/]")
     names = ", ".join(f"{role} {name}" for role, name in answer.models.items())
@@ -105,9 +120,9 @@ def show_footer(console: Console, answer: Answer) -> None:
         console.print(f"  [dim]left out: {escape(cut.what)} ({escape(cut.why)})[/]")
 
 
-def show_hits(console: Console, result: SearchResult) -> None:
+def show_hits(console: Console, found: SearchResponse) -> None:
     """Hits with the score of every stage."""
-    for rank, hit in enumerate(result.hits, start=1):
+    for rank, hit in enumerate(found.hits, start=1):
         scores = hit.scores
         stages_seen = {
             "dense": scores.dense,
@@ -117,13 +132,13 @@ def show_hits(console: Console, result: SearchResult) -> None:
         }
         seen = "  ".join(f"{k} {v:.3f}" for k, v in stages_seen.items() if v is not None)
         console.print(f"[bold]{rank}.[/] {escape(hit_place(hit))}  [dim]{seen}[/]")
-        console.print(f"   {escape(shortened(' '.join(hit.chunk.text.split())))}")
-    if not result.hits:
+        console.print(f"   {escape(shortened(' '.join(hit.text.split())))}")
+    if not found.hits:
         console.print("No hits.")
-    console.print(f"[dim]{stages(result.timings)}[/]")
+    console.print(f"[dim]{stages(found.timings)}[/]")
 
 
-def place(citation: Citation) -> str:
+def place(citation: CitationOut) -> str:
     """Where a quote stands: title, page, headings, characters."""
     parts = [citation.title]
     if citation.page:
@@ -132,11 +147,11 @@ def place(citation: Citation) -> str:
     return f"{', '.join(parts)} ({citation.document_id}, {citation.start}-{citation.end})"
 
 
-def hit_place(hit: Hit) -> str:
+def hit_place(hit: HitOut) -> str:
     """Where a hit stands."""
-    page = f", page {hit.chunk.page}" if hit.chunk.page else ""
-    headings = "".join(f", {h}" for h in hit.chunk.headings if h != hit.chunk.title)
-    return f"{hit.chunk.title}{page}{headings}"
+    page = f", page {hit.page}" if hit.page else ""
+    headings = "".join(f", {h}" for h in hit.headings if h != hit.title)
+    return f"{hit.title}{page}{headings}"
 
 
 def stages(timings: Mapping[str, float]) -> str:

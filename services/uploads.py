@@ -29,6 +29,7 @@ from services.schemas import DocumentIn, DocumentsRequest, DocumentText, UploadF
 FILE_FIELDS = ("files", "file")
 SPOOL_BYTES = 2**20  # of a body that stay in memory; beyond that it is a file
 _UNSAID = "application/x-www-form-urlencoded"  # curl's for any body: it says nothing
+UNKNOWN_TYPE = "application/octet-stream"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -229,7 +230,11 @@ def _read_form(form: FormData, settings: Settings) -> tuple[str, list[Sent]]:
     given = _validated(UploadFields, _fields(form))
     if given.id and len(files) > 1:
         raise InvalidInput("An id names one document, and several files were sent.")
-    uploads: list[Sent] = [_upload(file, given, settings) for file in files]
+    origins = given.sources or [file.filename or "" for file in files]
+    if len(origins) != len(files):
+        raise InvalidInput(f"There are {len(files)} files and {len(origins)} sources.")
+    pairs = zip(files, origins, strict=True)
+    uploads: list[Sent] = [_upload(file, origin, given, settings) for file, origin in pairs]
     _check(uploads, settings)
     return given.collection, uploads
 
@@ -246,37 +251,43 @@ def _files(form: FormData) -> list[UploadFile]:
 
 
 def _fields(form: FormData) -> dict[str, Any]:
-    """The fields beside the files, `metadata` parsed; an empty one counts as not sent."""
+    """The fields beside the files, those in JSON parsed; an empty one counts as not sent."""
     return fields_of({k: v for k, v in form.items() if k not in FILE_FIELDS})
 
 
 def fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a form or an address, `metadata` parsed; an empty one counts as not sent."""
+    """Fields of a form or an address, those in JSON parsed; an empty one counts as not sent."""
     fields = {k: v for k, v in given.items() if v not in ("", None)}
-    if isinstance(fields.get("metadata"), str):
-        try:
-            fields["metadata"] = json.loads(fields["metadata"])
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(
-                f"The field 'metadata' is not JSON: {error}.",
-                hint='Write it as {"author": "..."}.',
-            ) from None
+    for name, example in (("metadata", '{"author": "..."}'), ("sources", '["shelf/a.md"]')):
+        if isinstance(fields.get(name), str):
+            try:
+                fields[name] = json.loads(fields[name])
+            except (ValueError, RecursionError) as error:
+                raise InvalidInput(
+                    f"The field {name!r} is not JSON: {error}.", hint=f"Write it as {example}."
+                ) from None
     return fields
 
 
-def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload:
-    origin = _checked_name(file.filename or "")
+def _upload(file: UploadFile, origin: str, given: UploadFields, settings: Settings) -> Upload:
+    # A name that comes with the file may be written to deceive; a source is only kept.
+    if not given.sources:
+        _checked_name(origin)
+    elif not origin.strip():
+        raise InvalidInput("A source needs a name.")
     if (file.size or 0) > settings.max_file_bytes:
         raise TooLarge(
             f"{origin} has {file.size} bytes, the limit is {settings.max_file_bytes}.",
             hint="Split it, or raise RAG_MAX_FILE_BYTES.",
         )
     source = Source(
-        name=_file_name(origin),
+        # A path is one as it is; Windows browsers send theirs with backslashes.
+        name=PurePosixPath(origin).name or origin if given.sources else _file_name(origin),
         origin=origin,
         id=given.id or "",
         title=given.title,
-        media_type=file.content_type,
+        # This type says as much as none.
+        media_type=None if file.content_type == UNKNOWN_TYPE else file.content_type,
         metadata=given.metadata,
         password=given.password,
     )
@@ -381,6 +392,12 @@ REQUEST_BODY: dict[str, Any] = {
                         "format": "password",
                         "description": "Opens files that have one (PDF, DOCX, XLSX, PPTX), also"
                         " those attached to a mail. Kept only until the document is made.",
+                    },
+                    "sources": {
+                        "type": "string",
+                        "description": "A JSON list: where each file came from, in their order. It"
+                        " is what a document is known by; left out, it is the file's name.",
+                        "examples": ['["/srv/handbook/crane.pdf"]'],
                     },
                 },
             }

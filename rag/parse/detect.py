@@ -154,6 +154,24 @@ def detect(data: bytes, *, name: str, media_type: str | None = None) -> Detected
     return Detected(_text_type(data, extension, media_type))
 
 
+def is_known(name: str) -> bool:
+    """Whether a name promises a type that some parser reads."""
+    extension = PureWindowsPath(name).suffix.lower().removeprefix(".")
+    return extension in _BINARY_EXTENSIONS or extension in _TEXT_EXTENSIONS
+
+
+def is_foreign(head: bytes) -> bool:
+    """Whether the first bytes of a file, whose name is not known, show that no parser reads it.
+
+    Parses nothing: where only parsing would tell, it is False.
+    """
+    if not head.strip() or head.startswith((b"PK\x03\x04", b"PK\x05\x06", OLE2)):
+        return False
+    if _is_pdf(head, ""):
+        return False
+    return head.startswith(tuple(magic for magic, *_ in _UNREADABLE)) or is_binary(head)
+
+
 def _by_magic(data: bytes, extension: str) -> str:
     """The type that the first bytes prove, "" when they prove none."""
     if _is_pdf(data, extension):

@@ -296,3 +296,14 @@ def test_an_address_that_is_none_is_refused_without_repeating_it():
     with pytest.raises(InvalidInput) as raised:
         Database.open("hunter2")
     assert "hunter2" not in str(raised.value)
+
+
+def test_documents_by_what_their_source_begins_with(catalog):
+    sources = {"a": "/docs/a.md", "b": "/Docs/b.md", "c": "/docs-2/c.md", "d": "/d%cs/d.md"}
+    for document, source in sources.items():
+        flip(catalog, begin(catalog, document), document, source=source)
+    assert catalog.sources_below(MINE, "docs", "/docs/") == [("a", "/docs/a.md")]
+    assert catalog.sources_below(MINE, "docs", "/d%") == [("d", "/d%cs/d.md")]
+    assert len(catalog.sources_below(MINE, "docs", "")) == 4
+    with pytest.raises(NotFound):
+        catalog.sources_below(THEIRS, "docs", "")

@@ -632,3 +632,20 @@ def test_a_full_collection_does_not_hold_up_the_others(journal, catalog):
     journal.accept(job)
     found = [claim(journal, most=1) for _ in range(3)]
     assert [task and task.document_id for task in found] == ["a", "c", None]
+
+
+def test_open_jobs_are_those_that_were_accepted_and_are_not_done(journal, catalog):
+    catalog.create_collection(Scope("theirs"), "docs", {"dim": 4})
+    receive(journal, "on its way")
+    done = accept(journal, "done")
+    flip(journal, claim(journal))
+    at_work, waiting = accept(journal, "at work", "behind it"), accept(journal, "waiting")
+    claim(journal)
+    failed = accept(journal, "failed")
+    journal.cancel(MINE, failed)
+    theirs = journal.receive(Scope("theirs"), "docs", arrivals("x"), most_waiting=9)[0]
+    journal.accept(theirs)
+    found = [job.id for job in journal.open_jobs(MINE)]
+    assert found == [at_work, waiting]
+    assert done not in found
+    assert journal.open_jobs(Scope("mine", collections=frozenset())) == []

@@ -10,6 +10,7 @@ from docx import Document as WordDocument
 from fpdf import FPDF
 
 from rag import ingest as steps
+from rag.sources import derived_id
 from tests.services.serving import BELL_ROCK, events_of, is_problem, serving, with_settings
 
 
@@ -44,7 +45,11 @@ def test_upload_ask_delete_ask_again(client, collection):
     (report,) = response.json()["documents"]
     assert report.pop("tokens") > 10
     document = report.pop("id")
-    assert report == {"status": "ingested", "chunks": report["chunks"], "warnings": []}
+    assert report == {
+        "status": "ingested", "source": "flugga.pdf", "title": "flugga", "pages": 2,
+        "chunks": report["chunks"], "characters": report["characters"], "truncated_tokens": 0,
+        "warnings": [],
+    }  # fmt: skip
 
     question = "When was the lamp of Muckle Flugga first lit?"
     answer = ask(client, collection, question)
@@ -76,6 +81,17 @@ def test_the_same_file_name_again_replaces(client, collection):
     reports = [sent["documents"][0] for sent in (first, again, other)]
     assert [report["status"] for report in reports] == ["ingested", "unchanged", "replaced"]
     assert len({report["id"] for report in reports}) == 1
+
+
+def test_a_file_is_known_by_the_source_that_is_sent_with_it(client, collection):
+    files = [("x", b"The lamp burns oil."), ("y", b"The horn sounds.")]
+    sources = json.dumps(["/srv/docs/lamp.txt", '/srv/docs/a "horn".txt'])
+    sent = upload(client, collection, *files, sources=sources).json()["documents"]
+    assert [one["source"] for one in sent] == json.loads(sources)
+    assert sent[0]["id"] == derived_id("lamp.txt", "/srv/docs/lamp.txt")
+    again = upload(client, collection, ("z", b"It is electric."), sources='["/srv/docs/lamp.txt"]')
+    (report,) = again.json()["documents"]
+    assert (report["id"], report["status"]) == (sent[0]["id"], "replaced")
 
 
 def test_several_files_in_either_field(client, collection):
@@ -239,6 +255,9 @@ def test_a_single_file_that_fails_is_a_problem(client, collection, name, content
         ([("a.txt", b"A")], {"metadata": "[1]"}, "metadata"),
         ([("a.txt", b"A")], {"colection": "typo"}, "colection"),
         ([("a.txt", b"A")], {"id": "\x07"}, "id"),
+        ([("a.txt", b"A")], {"sources": "a.txt"}, "sources"),
+        ([("a.txt", b"A")], {"sources": '["a\\u0000"]'}, "sources"),
+        ([("a.txt", b"A")], {"sources": '["a", "b"]'}, "1 files and 2 sources"),
         ([], {"title": "no file"}, "files"),
     ],
 )

@@ -12,7 +12,9 @@ from tests.services.serving import is_problem, reopened, serving, with_models
 
 
 def test_health(client):
-    assert client.get("/healthz").json() == {"status": "ok", "version": version("ragstone")}
+    found = client.get("/healthz").json()
+    assert len(found.pop("nonce")) == 32
+    assert found == {"status": "ok", "version": version("ragstone")}
     ready = client.get("/readyz").json()
     assert ready == {"status": "ok", "checks": {"catalog": "ok", "store": "ok", "disk": "ok"}}
 

@@ -129,3 +129,30 @@ def test_every_supported_extension_has_a_reader():
                 else b"<p>x</p>",
                 name=f"a.{extension}",
             )
+
+
+@pytest.mark.parametrize(
+    ("head", "foreign"),
+    [
+        (b"\x89PNG\r\n\x1a\n", True),
+        (bytes(range(256)), True),
+        (b"def main() -> None:\n", False),
+        ("Übergröße\n".encode("utf-16"), False),
+        (b"", False),
+        (b"\x00\x01junk\xff%PDF-1.4", False),  # its parser will tell
+        (OLE2, False),
+        (zipped(mimetype=b"x"), False),
+    ],
+)
+def test_what_the_first_bytes_show_to_be_no_document(head, foreign):
+    assert detect.is_foreign(head) is foreign
+    if foreign:  # and so it is
+        with pytest.raises(UnsupportedType):
+            detect.detect(head, name="a.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("a.PDF", True), ("b.md", True), ("c.py", False), ("Makefile", False)]
+)
+def test_names_that_promise_a_type(name, known):
+    assert detect.is_known(name) is known

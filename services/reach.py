@@ -1,0 +1,141 @@
+"""A data folder as the command line reaches it: opened in the process, or by its server.
+
+Either way the answers are those of the API.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Protocol
+
+from rag.errors import DataFolderBusy
+from rag.orchestrator import Orchestrator
+from rag.parts import open_parts
+from rag.sampling import Sampling
+from rag.settings import Settings
+from rag.types import Scope
+from services import running
+from services.client import Client
+from services.events import EVENTS, AnswerWire, wire
+from services.schemas import CollectionOut, DocumentOut, SearchResponse
+
+
+class Reach(Protocol):
+    """What commands that read ask for."""
+
+    def collections(self) -> list[CollectionOut]:
+        """Every collection, by name."""
+
+    def documents(self, collection: str) -> Iterator[DocumentOut]:
+        """Every document of a collection, by id."""
+
+    def search(self, question: str, **options: Any) -> SearchResponse:  # noqa: ANN401
+        """The best hits; the options are those of `Orchestrator.search`."""
+
+    def ask(
+        self,
+        question: str,
+        *,
+        sampling: Sampling,
+        **options: Any,  # noqa: ANN401
+    ) -> Iterator[AnswerWire]:
+        """The answer in the making; the last event is all of it."""
+
+
+def open_or_find(settings: Settings) -> Orchestrator | str:
+    """The data folder, opened, or the URL of the server that has it open.
+
+    Raises DataFolderBusy when something else has.
+    """
+    try:
+        return Orchestrator(open_parts(settings), Scope("default"))
+    except DataFolderBusy:
+        if (url := running.find(settings.data)) is None:
+            raise
+        return url
+
+
+def client_of(url: str, settings: Settings) -> Client:
+    """A client of the server that has the data folder open."""
+    find_again = partial(running.find, settings.data)
+    return Client(url, patience=settings.client_patience, find=find_again)
+
+
+@contextmanager
+def reached(settings: Settings) -> Iterator[Reach]:
+    """What a command asks, of whoever has the data folder open. Raises DataFolderBusy."""
+    found = open_or_find(settings)
+    if isinstance(found, str):
+        with client_of(found, settings) as client:
+            yield ByServer(client)
+    else:
+        with found:
+            yield InPlace(found)
+
+
+class InPlace:
+    """Asks in this process."""
+
+    def __init__(self, rag: Orchestrator) -> None:
+        self._rag = rag
+
+    def collections(self) -> list[CollectionOut]:
+        """From the catalog."""
+        return [CollectionOut.of(c) for c in self._rag.parts.catalog.collections(self._rag.scope)]
+
+    def documents(self, collection: str) -> Iterator[DocumentOut]:
+        """From the catalog, page by page."""
+        after = ""
+        while page := self._rag.parts.catalog.documents(self._rag.scope, collection, after=after):
+            yield from map(DocumentOut.of, page)
+            after = page[-1].id
+
+    def search(self, question: str, **options: Any) -> SearchResponse:  # noqa: ANN401
+        """With the models of this process."""
+        return SearchResponse.of(self._rag.search(question, **options))
+
+    def ask(
+        self,
+        question: str,
+        *,
+        sampling: Sampling,
+        **options: Any,  # noqa: ANN401
+    ) -> Iterator[AnswerWire]:
+        """With the models of this process."""
+        return map(wire, self._rag.stream(question, sampling=sampling, **options))
+
+
+class ByServer:
+    """Asks a server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def collections(self) -> list[CollectionOut]:
+        """GET /v1/collections."""
+        found = self._client.get("/v1/collections")["collections"]
+        return [CollectionOut.model_validate(one) for one in found]
+
+    def documents(self, collection: str) -> Iterator[DocumentOut]:
+        """GET /v1/documents, page by page."""
+        listed = self._client.pages("/v1/documents", "documents", collection=collection)
+        return map(DocumentOut.model_validate, listed)
+
+    def search(self, question: str, **options: Any) -> SearchResponse:  # noqa: ANN401
+        """POST /v1/search."""
+        found = self._client.post("/v1/search", {"query": question, **options})
+        return SearchResponse.model_validate(found)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        sampling: Sampling,
+        **options: Any,  # noqa: ANN401
+    ) -> Iterator[AnswerWire]:
+        """POST /v1/ask, as a stream."""
+        drawn = {name: value for name, value in asdict(sampling).items() if value is not None}
+        body = {"question": question, **options, **drawn, "stop": list(sampling.stop)}
+        for name, data in self._client.stream("/v1/ask", {**body, "stream": True}):
+            yield EVENTS[name].model_validate(data)
