@@ -5,6 +5,7 @@ from concurrent.futures import wait
 
 from rag import collection as shelf
 from rag import ingest as steps
+from rag.attachments import missing
 from rag.collection import source_fingerprint
 from rag.jobs import Ingestor, Upload
 from rag.journal import Job, Task
@@ -34,12 +35,14 @@ class InProcess:
         return {job.id: _standings(job) for job in left}
 
     def unchanged(self, source: Source, content_hash: str) -> DocumentReport | None:
-        """From the catalog."""
-        return steps.unchanged(self._rag.parts, self._rag.scope, self._found, source, content_hash)
+        """From the catalog. None as well for a mail of which an attachment is missing."""
+        parts, scope = self._rag.parts, self._rag.scope
+        same = steps.unchanged(parts, scope, self._found, source, content_hash)
+        return None if same and missing(parts, scope, self._found, source) else same
 
     def submit(self, copies: Sequence[Copy], key: str) -> str:
         """Into the journal. Raises PipelineMismatch, ModelUnavailable before anything is there."""
-        shelf.check_embedder(self._found, self._rag.parts.embedder)
+        self._rag.parts.embedder_for(self._found)
         uploads = [Upload(copied.source, copied.file) for copied in copies]
         return self._ingestor.submit(self._rag.scope, self._found.name, uploads, key=key).id
 
