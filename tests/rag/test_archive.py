@@ -141,7 +141,8 @@ def test_an_object_under_a_false_name_is_refused(at):
         Manifest("x", "2026", {}, "1", {}, {}, {}, writer.members)
     )
     with Archive.open(at(data)) as archive:
-        _, pieces = next(archive.objects())
+        objects = archive.objects()  # kept: without it the member would be closed
+        _, pieces = next(objects)
         with pytest.raises(MalformedBackup, match="not the one it is called"):
             list(pieces)
 
