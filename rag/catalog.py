@@ -4,6 +4,10 @@ A document has generations. Ingesting opens generation N (state `writing`), writ
 `flip` makes it the live one in one transaction; generation ids are never reused, so a point that a
 crash left behind can never come alive again. Deleting is one transaction too. `purged` forgets the
 stale generations once their points are gone.
+
+While somebody holds the catalog (a backup that is being written) nothing that was live when the
+hold began goes away for good: points, objects and vectors that have to go wait for its end. Deletes
+are effective at their commit all the same.
 """
 
 import re
@@ -11,7 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -23,9 +27,11 @@ from rag.database import Database, utc
 from rag.errors import Conflict, InvalidInput, NotFound
 from rag.store import PREFIX
 from rag.tables import (
+    backups,
     collections,
     documents,
     doomed,
+    doomed_vectors,
     generations,
     jobs,
     tasks,
@@ -204,7 +210,10 @@ class Catalog:
             return _collection(connection, scope, name)
 
     def delete_collection(self, scope: Scope, name: str) -> Collection:
-        """Forget a collection with all its documents and jobs; the caller drops its vectors."""
+        """Forget a collection with all its documents and jobs.
+
+        Its vectors are among the `vectors_to_drop` from then on.
+        """
         with self._database.write() as connection:
             found = _collection(connection, scope, name)
             row = sa.select(collections.c.id).where(collections.c.id == found.id)
@@ -214,6 +223,7 @@ class Catalog:
             for table in (tasks, jobs, token_chunks, documents, generations):
                 connection.execute(table.delete().where(table.c.collection_id == found.id))
             connection.execute(collections.delete().where(collections.c.id == found.id))
+            connection.execute(doomed_vectors.insert().values(physical=found.physical))
             self.doom(connection, hashes)
         self.drop_doomed()
         return found
@@ -347,7 +357,10 @@ class Catalog:
             connection.execute(query.values(state="stale"))
 
     def stale_generations(self, scope: Scope, name: str, document_id: str) -> list[int]:
-        """Generations of a document whose points are to be deleted, and nobody writes any more."""
+        """Generations of a document whose points are to be deleted.
+
+        Not those that somebody may still be writing; none while somebody holds the catalog.
+        """
         with self._database.read() as connection:
             found = _collection(connection, scope, name)
             query = sa.select(generations.c.id).where(
@@ -355,6 +368,7 @@ class Catalog:
                 generations.c.document_id == document_id,
                 generations.c.state == "stale",
                 ~_is_held(),
+                ~_backup_runs(),
             )
             return list(connection.execute(query).scalars())
 
@@ -374,11 +388,11 @@ class Catalog:
         self.drop_doomed()
 
     def all_stale(self) -> list[tuple[Scope, str, str]]:
-        """(scope, collection, document) of every document with points that are to be deleted."""
+        """(scope, collection, document) of every document with `stale_generations`."""
         query = (
             sa.select(collections.c.tenant, collections.c.name, generations.c.document_id)
             .join(collections, collections.c.id == generations.c.collection_id)
-            .where(generations.c.state == "stale", ~_is_held())
+            .where(generations.c.state == "stale", ~_is_held(), ~_backup_runs())
             .distinct()
         )
         with self._database.read() as connection:
@@ -436,17 +450,64 @@ class Catalog:
         In a transaction after the one that took the last reference away, so that no file is gone
         before that is certain; interrupted, it is repeated. Whoever is about to store the same
         bytes has said so in a transaction: either it is seen here, or it comes after this one and
-        stores them anew.
+        stores them anew. While somebody holds the catalog, everything stays written down.
         """
         names: set[str] | None = None
         while names is None or names:
             with self._database.write() as connection:
                 self._database.lock_objects(connection)
+                if connection.execute(sa.select(_backup_runs())).scalar_one():
+                    return
                 query = sa.select(doomed.c.name).limit(500)
                 names = set(connection.execute(query).scalars())
                 for name in _unused(connection, names):
                     self._drop_object(name)
                 connection.execute(doomed.delete().where(doomed.c.name.in_(names)))
+
+    def vectors_to_drop(self) -> list[str]:
+        """Physical names of deleted collections; none while somebody holds the catalog."""
+        query = sa.select(doomed_vectors.c.physical).where(~_backup_runs())
+        with self._database.read() as connection:
+            return list(connection.execute(query.order_by(doomed_vectors.c.physical)).scalars())
+
+    def vectors_dropped(self, physical: str) -> None:
+        """The vectors of a deleted collection are gone."""
+        query = doomed_vectors.delete().where(doomed_vectors.c.physical == physical)
+        with self._database.write() as connection:
+            connection.execute(query)
+
+    # Backups
+
+    def hold(self, lease: timedelta) -> str:
+        """Begin to hold the catalog, for as long as `renew_hold` is called before the lease ends.
+
+        A snapshot that is taken after this refers to nothing that goes away before the hold ends:
+        what was being purged or dropped when it began had lost its last reference before.
+        """
+        name, now = uuid4().hex, datetime.now(UTC)
+        with self._database.write() as connection:
+            self._database.lock_objects(connection, shared=True)  # what is being dropped is gone
+            connection.execute(backups.delete().where(backups.c.lease_until <= now))
+            connection.execute(backups.insert().values(id=name, lease_until=now + lease))
+        return name
+
+    def renew_hold(self, name: str, lease: timedelta) -> bool:
+        """False when the lease had ended: what the hold was about may be gone."""
+        now = datetime.now(UTC)
+        mine = sa.and_(backups.c.id == name, backups.c.lease_until > now)
+        with self._database.write() as connection:
+            query = backups.update().where(mine).values(lease_until=now + lease)
+            return bool(connection.execute(query).rowcount)
+
+    def release_hold(self, name: str) -> None:
+        """What had to wait may go now."""
+        with self._database.write() as connection:
+            connection.execute(backups.delete().where(backups.c.id == name))
+
+    def release_holds(self) -> None:
+        """End the holds of processes that are gone, where nobody else can be working."""
+        with self._database.write() as connection:
+            connection.execute(backups.delete())
 
     def token_document_frequencies(
         self, scope: Scope, name: str, tokens: Sequence[int]
@@ -616,6 +677,11 @@ def _is_held() -> sa.ColumnElement[bool]:
     return sa.exists().where(
         tasks.c.generation == generations.c.id, tasks.c.lease_until > datetime.now(UTC)
     )
+
+
+def _backup_runs() -> sa.ColumnElement[bool]:
+    """Whether somebody holds the catalog."""
+    return sa.exists().where(backups.c.lease_until > datetime.now(UTC))
 
 
 def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -16,6 +17,8 @@ from rag.sources import Source
 from rag.split import SPLITTER
 from rag.store import Index, bm25
 from rag.types import Scope
+
+log = logging.getLogger(__name__)
 
 SETTINGS = {"bm25_language", "fusion"}
 
@@ -91,8 +94,22 @@ def update(
 
 
 def drop(parts: Parts, scope: Scope, name: str) -> None:
-    """Delete a collection with all that it holds. Raises NotFound."""
-    parts.store.drop(index_of(parts.catalog.delete_collection(scope, name)))
+    """Delete a collection with all that it holds, effective at once. Raises NotFound.
+
+    When the store does not answer, the next sweep drops its vectors.
+    """
+    parts.catalog.delete_collection(scope, name)
+    try:
+        drop_vectors(parts)
+    except RagError as error:
+        log.warning("vectors of %r are not searched any more, but not deleted yet: %s", name, error)
+
+
+def drop_vectors(parts: Parts) -> None:
+    """Drop the vectors of deleted collections, unless a backup still reads them."""
+    for physical in parts.catalog.vectors_to_drop():
+        parts.store.drop_physical(physical)
+        parts.catalog.vectors_dropped(physical)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 from rag.catalog import Revision
-from rag.collection import check_embedder, index_of
+from rag.collection import check_embedder, drop_vectors, index_of
 from rag.errors import (
     Cancelled,
     ModelUnavailable,
@@ -216,6 +216,7 @@ class Ingestor:
         if first and parts.alone:
             if taken_up := self._journal.recover():
                 log.info("%d documents were at work when the last process ended", taken_up)
+            parts.catalog.release_holds()
             parts.catalog.abandon_orphans(now)
             parts.objects.delete_unfinished()
         else:
@@ -226,6 +227,7 @@ class Ingestor:
                 return
             purge(parts, scope, collection, document_id)
         parts.catalog.drop_doomed()
+        drop_vectors(parts)
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
 
     # One task

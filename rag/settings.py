@@ -124,6 +124,7 @@ class Settings(BaseSettings):
     ingest_retry_seconds: float = Field(60.0, ge=0)  # the longest pause before one
     ingest_orphan_hours: float = Field(24.0, gt=0)  # then what a dead process began is purged
     jobs_kept_days: float = Field(7.0, gt=0)  # ended jobs, and the bytes to try failed ones again
+    backup_lease_seconds: float = Field(300.0, ge=1, le=86_400)  # longest standstill of a backup
 
     # Ask.
     fusion: FusionName = "dbsf"

@@ -102,3 +102,12 @@ tasks = sa.Table(
     sqlite_autoincrement=True,
 )
 doomed = sa.Table("doomed", schema, sa.Column("name", sa.String(64), primary_key=True))
+doomed_vectors = sa.Table(
+    "doomed_vectors", schema, sa.Column("physical", sa.String(200), primary_key=True)
+)
+backups = sa.Table(
+    "backups",  # that are being written: what they refer to must not vanish
+    schema,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("lease_until", _Time, nullable=False),
+)
