@@ -1,6 +1,6 @@
 """The catalog's database: SQLite beside the data, or Postgres. Transactions in, errors out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,15 +9,19 @@ from typing import Any, Self
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from rag.errors import InvalidInput, StorageFull, StoreUnreachable
+from rag.errors import Conflict, InvalidInput, StorageFull, StoreUnreachable
+from rag.tables import schema
 
 MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
 OBJECTS_LOCK = MIGRATION_LOCK + 1
 CONNECTIONS = 32  # kept open to SQLite
+ROWS_AT_ONCE = 1000
 
 
 class Database:
@@ -35,6 +39,32 @@ class Database:
             _migrate(connection)
         return database
 
+    @classmethod
+    def filled(cls, url: str, revision: str, fill: Callable[[sa.Connection], None]) -> Self:
+        """An empty database, filled at an old revision of the schema, then brought up to date.
+
+        In one transaction: until it ends the database is as empty as before. Raises Conflict when
+        its tables are of another revision, StoreUnreachable, StorageFull.
+        """
+        database = cls(_engine(url))
+        try:
+            database._fill(revision, fill)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _fill(self, revision: str, fill: Callable[[sa.Connection], None]) -> None:
+        with self.write() as connection:
+            _migrate(connection, revision)
+            if MigrationContext.configure(connection).get_current_revision() != revision:
+                raise Conflict(
+                    "The database has tables of another version of Ragstone.",
+                    hint="Use a database without tables.",
+                )
+            fill(connection)
+            _migrate(connection)
+
     def close(self) -> None:
         """Give the connections back; the database is not usable afterwards."""
         self._engine.dispose()
@@ -43,6 +73,19 @@ class Database:
     def read(self) -> Iterator[sa.Connection]:
         """One state of the database for the length of the block. Raises StoreUnreachable."""
         with _translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """One state of the database for every statement of the block, rows read as they come.
+
+        Raises StoreUnreachable.
+        """
+        with _translated(), self._engine.connect() as plain:
+            connection = plain.execution_options(yield_per=ROWS_AT_ONCE)
+            if self._engine.name == "postgresql":
+                # By default each statement would see what was committed before it began.
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
@@ -63,14 +106,18 @@ class Database:
             connection.execute(sa.select(lock(OBJECTS_LOCK)))
 
 
-def _engine(url: str) -> sa.Engine:
+def _parsed(url: str) -> sa.URL:
     try:
-        parsed = sa.make_url(url)
+        return sa.make_url(url)
     except sa.exc.ArgumentError:
         raise InvalidInput(
             "RAG_DATABASE_URL is not a database URL.",
             hint="Write it as postgresql+psycopg://user:password@host/database.",
         ) from None
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed)
     try:
@@ -105,14 +152,51 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _migrate(connection: sa.Connection) -> None:
+def has_rows(url: str) -> bool:
+    """Whether there is a database at a URL with a row in any table of ours.
+
+    Changes nothing: not even an SQLite file is made. Raises StoreUnreachable, InvalidInput.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        return False
+    engine = _engine(url)
+    try:
+        with _translated(), engine.connect() as connection:
+            there = set(sa.inspect(connection).get_table_names())
+            ours = [table for name, table in schema.tables.items() if name in there]
+            queries = (sa.select(sa.literal(1)).select_from(table).limit(1) for table in ours)
+            return any(connection.execute(query).first() is not None for query in queries)
+    finally:
+        engine.dispose()
+
+
+def newest_revision() -> str:
+    """The revision of the schema that this version of Ragstone works with."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def knows_revision(revision: str) -> bool:
+    """Whether a schema of this revision can be brought up to date."""
+    script = ScriptDirectory.from_config(_config())
+    return revision in {one.revision for one in script.walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "rag:migrations")
+    return config
+
+
+def _migrate(connection: sa.Connection, revision: str = "head") -> None:
     if connection.engine.name == "postgresql":
         # Two services that start together must not both create the tables.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-    config = Config()
-    config.set_main_option("script_location", "rag:migrations")
+    config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -56,26 +57,23 @@ class ObjectStore:
         if path.exists():
             return
         file.seek(0)
-        try:
+        with _room_below(self._folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_durably(path, file)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StorageFull(
-                f"A document does not fit below {self._folder}: the disk is full.",
-                hint="Free some space and try again; nothing was stored.",
-            ) from error
 
     def get(self, name: str) -> bytes:
         """The bytes of a digest. Raises NotFound."""
         try:
             return self._path(name).read_bytes()
         except FileNotFoundError:
-            raise NotFound(
-                f"The object {name} is missing from {self._folder}.",
-                hint="Restore the data folder from a backup, or ingest the document again.",
-            ) from None
+            raise self._missing(name) from None
+
+    def open(self, name: str) -> BinaryIO:
+        """The bytes of a digest, to be read piece by piece. Raises NotFound."""
+        try:
+            return self._path(name).open("rb")
+        except FileNotFoundError:
+            raise self._missing(name) from None
 
     def names(self) -> Iterator[str]:
         """The digest of everything that is kept."""
@@ -96,8 +94,46 @@ class ObjectStore:
         for path in self.unfinished():
             path.unlink(missing_ok=True)
 
+    def fill(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Keep pieces under their digest, on the disk only after `sync`.
+
+        For a store that nobody uses yet. Raises StorageFull.
+        """
+        path = self._path(name)
+        with _room_below(self._folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.writelines(pieces)
+
+    def sync(self) -> None:
+        """Return when everything that is kept would survive a power cut."""
+        for folder in self._folder.glob("*"):
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+        if self._folder.exists():
+            sync(self._folder)
+
+    def _missing(self, name: str) -> NotFound:
+        return NotFound(
+            f"The object {name} is missing from {self._folder}.",
+            hint="Restore the data folder from a backup, or ingest the document again.",
+        )
+
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name
+
+
+@contextmanager
+def _room_below(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFull(
+            f"A document does not fit below {folder}: the disk is full.",
+            hint="Free some space and try again; nothing was stored.",
+        ) from error
 
 
 def _write_durably(path: Path, data: BinaryIO) -> None:

@@ -5,7 +5,7 @@ vector with Qdrant's IDF modifier, its term weights computed here by the same cl
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ PREFIX = "ragstone_"  # of every physical name
 INTEGERS = ("generation", "page")
 
 SCROLL = 1000  # points that are read at once
+SCROLL_WHOLE = 256  # with their vectors and texts
 
 _POINT_IDS = UUID("6f1c58ab-3f0c-4d0e-9a55-0d6f7a8f5b61")
 
@@ -95,6 +96,12 @@ class VectorStore(Protocol):
     def inventory(self, scope: Scope, index: Index) -> Counter[tuple[str, int]]:
         """How many points there are of each (document, generation). Reads all of them."""
 
+    def points(self, scope: Scope, index: Index) -> Iterator[list[Point]]:
+        """Every point that is there when the reading comes to it, in batches, by id.
+
+        What is written or deleted meanwhile may or may not be among them.
+        """
+
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""
 
@@ -163,6 +170,11 @@ def chunk_of(stored: dict[str, Any]) -> Chunk:
     fields["headings"] = tuple(fields["headings"])
     fields["page_breaks"] = tuple(fields["page_breaks"])
     return Chunk(**fields)
+
+
+def stored_point(name: str, stored: dict[str, Any] | None, vectors: Any) -> Point:  # noqa: ANN401
+    """A point back from what an engine gives: its payload, and its vectors by name."""
+    return Point(name, chunk_of(stored or {}), np.asarray(vectors[DENSE], dtype=np.float32))
 
 
 def ranked(found: list[Found]) -> list[Found]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from rag.store import (
     KEYWORDS,
     PREFIX,
     SCROLL,
+    SCROLL_WHOLE,
     Found,
     Index,
     Point,
@@ -33,6 +34,7 @@ from rag.store import (
     ranked,
     sparse_document,
     sparse_query,
+    stored_point,
 )
 from rag.store.filters import AnyOf, Condition, Not, Range
 from rag.types import Scope
@@ -175,6 +177,23 @@ class EdgeStore:
             found.update((one["document_id"], one["generation"]) for one in payloads)
             if offset is None:
                 return found
+
+    def points(self, scope: Scope, index: Index) -> Iterator[list[Point]]:
+        """Every point that is there when the reading comes to it, in batches, by id."""
+        shard, where, offset = self._shard(index), _filter(scope, []), None
+        while True:
+            request = qe.ScrollRequest(
+                offset=offset,
+                limit=SCROLL_WHOLE,
+                filter=where,
+                with_payload=True,
+                with_vector=[DENSE],
+            )
+            with self._searching:
+                records, offset = shard.scroll(request)
+            yield [stored_point(str(r.id), r.payload, r.vector) for r in records]
+            if offset is None:
+                return
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""

@@ -20,6 +20,7 @@ from rag.store import (
     KEYWORDS,
     PREFIX,
     SCROLL,
+    SCROLL_WHOLE,
     Found,
     Index,
     Point,
@@ -28,6 +29,7 @@ from rag.store import (
     ranked,
     sparse_document,
     sparse_query,
+    stored_point,
 )
 from rag.store.filters import AnyOf, Condition, Not, Range
 from rag.types import Scope
@@ -143,6 +145,23 @@ class ServerStore:
             found.update((one["document_id"], one["generation"]) for one in payloads)
             if offset is None:
                 return found
+
+    def points(self, scope: Scope, index: Index) -> Iterator[list[Point]]:
+        """Every point that is there when the reading comes to it, in batches, by id."""
+        where, offset = _filter(scope, []), None
+        while True:
+            with self._reached():
+                records, offset = self._client.scroll(
+                    index.physical,
+                    scroll_filter=where,
+                    limit=SCROLL_WHOLE,
+                    offset=offset,
+                    with_payload=True,
+                    with_vectors=[DENSE],
+                )
+            yield [stored_point(str(r.id), r.payload, r.vector) for r in records]
+            if offset is None:
+                return
 
     def physical_names(self) -> list[str]:
         """The collections that are there, by their physical names."""

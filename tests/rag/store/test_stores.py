@@ -141,6 +141,35 @@ def test_the_same_point_again_replaces(store):
     assert store.count(MINE, INDEX) == 3
 
 
+def test_every_point_comes_back_whole_in_batches(store, monkeypatch):
+    monkeypatch.setattr("rag.store.edge.SCROLL_WHOLE", 2)
+    monkeypatch.setattr("rag.store.server.SCROLL_WHOLE", 2)
+    mine = [*LIGHTS, *(point(f"d{n}", [n, 1, 2, 3], f"text {n}") for n in range(2))]
+    store.upsert(MINE, INDEX, mine)
+    store.upsert(THEIRS, INDEX, [point("secret", [1, 0, 0, 0], "Bell Rock", scope=THEIRS)])
+    batches = list(store.points(MINE, INDEX))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    for found, written in zip(
+        [one for batch in batches for one in batch], sorted(mine, key=lambda p: p.id), strict=True
+    ):
+        assert (found.id, found.chunk) == (written.id, written.chunk)
+        assert found.vector.dtype == np.float32
+        assert found.vector == pytest.approx(written.vector, abs=1e-7)
+
+
+def test_edge_gives_vectors_back_to_the_bit(tmp_path):
+    store = EdgeStore(tmp_path)
+    store.create(INDEX)
+    draw = np.random.default_rng(1).standard_normal((300, 4))
+    written = {p.id: p for n, row in enumerate(draw) for p in [point(f"d{n}", row, "x")]}
+    store.upsert(MINE, INDEX, list(written.values()))
+    found = [one for batch in store.points(MINE, INDEX) for one in batch]
+    assert {p.id: p.vector.tobytes() for p in found} == {
+        name: p.vector.tobytes() for name, p in written.items()
+    }
+    store.close()
+
+
 def test_delete_takes_the_named_generations_only(store):
     old = point("bell", [1, 0, 0, 0], "old", generation=1)
     new = point("bell", [1, 0, 0, 0], "new", generation=2)
