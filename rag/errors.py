@@ -3,6 +3,7 @@
 RagError
 ├── InvalidInput              the caller can mend it: a value out of range, a bad filter
 │   ├── TooLarge              a size, count or length setting was crossed
+│   ├── MalformedBackup       a file that is no backup, half of one, or an altered one
 │   └── ParseError            a document that cannot become text
 │       ├── EmptyDocument
 │       ├── EncryptedDocument
@@ -41,6 +42,10 @@ class InvalidInput(RagError):
 
 class TooLarge(InvalidInput):
     """A size, count or length limit of the settings was crossed."""
+
+
+class MalformedBackup(InvalidInput):
+    """The file is no backup, or not as it was written."""
 
 
 class ParseError(InvalidInput):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
+from rag import unfinished
 from rag.catalog import Catalog, Collection
 from rag.database import Database
 from rag.embed import Embedder, load_embedder
@@ -213,19 +214,30 @@ def engines_of(
 
 
 def open_parts(settings: Settings) -> Parts:
-    """Open catalog and stores. Raises StoreUnreachable, DataFolderBusy, StorageFull."""
-    store = _open_store(settings)
+    """Open catalog and stores.
+
+    Raises StoreUnreachable, DataFolderBusy, StorageFull, and Conflict for a data folder into which
+    a restore did not end.
+    """
+    unfinished.check(settings.data)
+    store = open_store(settings)
     try:
-        database = Database.open(settings.catalog_url)
+        unfinished.check(settings.data)  # a restore has not begun since, and now it cannot
+        return assembled(settings, Database.open(settings.catalog_url), store)
     except BaseException:
         store.close()
         raise
+
+
+def assembled(settings: Settings, database: Database, store: VectorStore) -> Parts:
+    """Parts over a catalog and a store that are open."""
     objects = ObjectStore(settings.data / "objects")
     catalog = Catalog(database, drop_object=objects.delete)
     return Parts(settings, database, catalog, Journal(database, catalog), store, objects)
 
 
-def _open_store(settings: Settings) -> VectorStore:
+def open_store(settings: Settings) -> VectorStore:
+    """The vector store of the settings."""
     if settings.qdrant_url is None:
         from rag.store.edge import EdgeStore
 
