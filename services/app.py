@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import azureml, chat, ingestion
+from services import azureml, backup, chat, ingestion
 from services.service import build, run
 
 
@@ -12,7 +12,7 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """Chat and ingestion over one Orchestrator: that of `settings`, or a given one."""
-    routers = [ingestion.router, chat.router, azureml.router]
+    routers = [ingestion.router, backup.router, chat.router, azureml.router]
     return build("Ragstone", routers, settings, orchestrator)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `rag demo`, `ingest`, `ask`, `search`, `ls`, `rm`, `fsck`, `serve`, and more.
+"""The command line: `rag demo`, `ingest`, `ask`, `search`, `ls`, `rm`, `fsck`, `backup` and more.
 
 Results go to standard output, everything else to standard error. Errors are one line and a hint.
 """
@@ -258,6 +258,48 @@ def fsck(
         out.print(f"{len(rows)} findings." if rows else "Everything fits.")
     if any(row["outcome"] == "found" for row in rows):
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    server: Annotated[
+        str | None,
+        typer.Option(help="A running server makes it: its URL.", show_default=False),
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write everything into one file, consistent at one moment, while all goes on."""
+    from services import cli_backup
+
+    settings = load_settings(data=data)
+    if server is None:
+        manifest = cli_backup.backup(err, settings, file)
+    else:
+        manifest = cli_backup.download(err, settings, file, server)
+    if as_json:
+        print_json({**asdict(manifest), "file": str(file)})
+    else:
+        cli_backup.show_backup(err, file, manifest)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that `rag backup` wrote.")],
+    data: Data = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup into an empty data folder, verified before anything is written."""
+    from services import cli_backup
+
+    settings = load_settings(data=data, profile=profile)
+    restored = cli_backup.restore(err, settings, file)
+    if as_json:
+        print_json(asdict(restored))
+    else:
+        cli_backup.show_restored(err, settings, restored)
 
 
 @app.command()

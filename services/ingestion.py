@@ -13,7 +13,7 @@ from rag.journal import Job
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
 from rag.sources import check_id
-from services import uploads
+from services import backup, uploads
 from services.job_events import job_events
 from services.schemas import (
     CollectionChanges,
@@ -60,7 +60,8 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The ingestion service alone."""
-    return build("Ragstone ingestion", [router], settings, orchestrator, models=["embedder"])
+    routers = [router, backup.router]
+    return build("Ragstone ingestion", routers, settings, orchestrator, models=["embedder"])
 
 
 # Documents

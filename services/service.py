@@ -44,6 +44,7 @@ class Service:
     answers: Pool
     calls: Pool
     probes: Pool
+    backups: Pool
     ingestor: Ingestor
     warm_up: WarmUp | None
 
@@ -157,11 +158,13 @@ async def _lifespan(
     warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
     calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
+    backups = Pool(1)
     app.state.service = Service(
         orchestrator,
         answers=answers,
         calls=calls,
         probes=Pool(2, waiting=16),
+        backups=backups,
         ingestor=ingestor,
         warm_up=warm_up,
     )
@@ -176,6 +179,7 @@ async def _lifespan(
         # Requests that were cut off end only now; models and stores stay until they have.
         await answers.drain()
         await calls.drain()
+        await backups.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
 
