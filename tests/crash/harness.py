@@ -2,17 +2,25 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from rag.archive import SEAL_BYTES, Archive
+from rag.disk import UNFINISHED
+from rag.errors import MalformedBackup
+from rag.restore import restore
+from rag.settings import load_settings
 from tests.crash.victim import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +71,8 @@ class Victim:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
+            if (code := self.process.wait(60)) != -signal.SIGKILL:
+                raise Violation(f"it ended by itself, with {code}: see victim.log")
             raise Died
         said: dict[str, Any] = json.loads(line)
         if "violation" in said:
@@ -106,6 +116,50 @@ class Model:
             self.promise(document, version)
 
 
+class Backups:
+    """Those that were made, and what each has to hold: all that was promised when it began."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._models: dict[Path, Model] = {}
+        folder.mkdir()
+
+    def next(self, model: Model) -> Path:
+        """Where to write another."""
+        path = self._folder / str(len(self._models))
+        self._models[path] = deepcopy(model)
+        return path
+
+    def check(self) -> None:
+        """Raise Violation for one that has its name and is not whole; forget all but the newest.
+
+        One that was interrupted has no name, and is refused unless all of it is there.
+        """
+        for path in self._folder.glob(f"*{UNFINISHED}"):
+            whole = path.read_bytes()[-SEAL_BYTES - 22 :].startswith(b"PK\x05\x06")
+            try:
+                Archive.open(path).__exit__()
+            except MalformedBackup:
+                if whole:
+                    raise Violation(f"{path} has an end and is not whole") from None
+            path.unlink()
+        for path in self._named()[:-1]:
+            path.unlink()
+        for path in self._named():
+            Archive.open(path).__exit__()
+
+    def restored(self) -> Iterator[tuple[Path, Model]]:
+        """The newest one put back, and what it has to hold."""
+        for path in self._named():
+            data = self._folder / f"restored-{path.name}"
+            restore(load_settings(data=data, profile="starter"), path)
+            yield data, self._models[path]
+
+    def _named(self) -> list[Path]:
+        found = [path for path in self._folder.iterdir() if path.name.isdigit()]
+        return sorted(found, key=lambda path: int(path.name))
+
+
 def kills(
     data: Path, count: int, *, seed: int, sabotage: str = "", at: list[str] | None = None
 ) -> Counter[str]:
@@ -114,6 +168,7 @@ def kills(
     Every third kill is at a random instant, the others at the steps in turn. Raises Violation.
     """
     draw, model, died = random.Random(seed), Model(), Counter[str]()
+    kept = Backups(data.parent / "backups")
     turns = cycle(at or POINTS)
     version = 0
     for number in range(count):
@@ -129,13 +184,16 @@ def kills(
             else:
                 victim.do("arm", where=where, count=draw.randint(1, 3))
             # Those are left alone by deletes, so a search always has to find them.
-            kept = [d for d in DOCUMENTS[:3] if model.promised.get(d) is not None]
-            victim.do("watch", ids=kept)
+            watched = [d for d in DOCUMENTS[:3] if model.promised.get(d) is not None]
+            victim.do("watch", ids=watched)
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
+                if not sabotage and draw.random() < 0.15:
+                    victim.do("backup", file=str(kept.next(model)))
+                    continue
                 version += 1
                 document = draw.choice(DOCUMENTS)
-                deletable = document not in kept and model.promised.get(document) is not None
+                deletable = document not in watched and model.promised.get(document) is not None
                 if deletable and draw.random() < 0.4:
                     model.ask(document, None)
                     victim.do("delete", id=document)
@@ -151,8 +209,10 @@ def kills(
             if timer is not None:
                 timer.cancel()
             victim.kill()
-    victim = Victim(data, sabotage, data.parent / "victim.log")
-    victim.do("drain")
-    model.check(victim.do("look"))
-    victim.kill()
+        kept.check()
+    for there, expected in ((data, model), *kept.restored()):
+        victim = Victim(there, sabotage, data.parent / "victim.log")
+        victim.do("drain")
+        expected.check(victim.do("look"))
+        victim.kill()
     return died

@@ -19,6 +19,12 @@ def test_nothing_is_lost_doubled_or_half_visible(tmp_path, capsys):
         assert set(POINTS) <= set(died)  # no step without a kill
 
 
+def test_a_backup_that_was_killed_is_refused_and_stops_nothing(tmp_path):
+    """Those that were not hold what was promised when they began: the last one is put back."""
+    steps = ("after hold for a backup", "before back up points", "before name a backup")
+    assert kills(tmp_path / "data", len(steps), seed=5, at=[*steps]).total() == len(steps)
+
+
 @pytest.mark.parametrize("how", ["no catalog check", "purge before flip"])
 def test_the_proof_notices_what_it_is_about(tmp_path, how):
     """Killed between upsert and flip, half a new version is there; only the catalog hides it."""

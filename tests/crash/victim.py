@@ -1,4 +1,6 @@
-"""A process that ingests, updates and deletes until it is killed: `python -m tests.crash.victim`.
+"""A process that ingests, updates, deletes and backs up until it is killed.
+
+`python -m tests.crash.victim FOLDER SABOTAGE` starts it.
 
 Commands come as lines of JSON, and a line goes out for each that was carried out: a promise. It
 kills itself right before or after the n-th call of a step when it is told to. A thread searches
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rag import backup, disk
 from rag import collection as shelf
 from rag import ingest as steps
 from rag.catalog import Catalog
@@ -50,6 +53,12 @@ STEPS: dict[str, tuple[Any, str]] = {
     "drop objects": (Catalog, "drop_doomed"),
     "drop an object": (ObjectStore, "delete"),
     "release": (Journal, "release"),
+    "hold for a backup": (Catalog, "hold"),
+    "back up rows": (backup, "_write_rows"),
+    "back up points": (backup, "_write_block"),
+    "end of a backup": (backup.Writer, "finish"),
+    "name a backup": (disk, "finish"),
+    "release hold": (Catalog, "release_hold"),
 }
 
 
@@ -156,6 +165,9 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
         case {"do": "delete", "id": document}:
             rag.delete(document, collection=COLLECTION)
             return {"deleted": document}
+        case {"do": "backup", "file": file}:
+            backup.write(parts, Path(file))
+            return {"backed up": file}
         case {"do": "drain"}:
             for job in parts.journal.list_jobs(scope, limit=1000):
                 ingestor.ended(job.id).result(timeout=120)
