@@ -27,7 +27,7 @@ def row(generation: int, document: str, chunks: int) -> dict:
 
 def face(generation: int, document: str) -> dict:
     named = {"generation": generation, "collection_id": 7, "document_id": document}
-    return {**named, "content_hash": document}
+    return {**named, "content_hash": document, "title": "", "metadata": {}}
 
 
 def point(document: str, generation: int, index: int = 0) -> Point:
@@ -70,3 +70,15 @@ def test_what_is_missing_or_twice_there_is_named(ledger):
         "'a' has 2 entries for one generation",
         "object sent is there 2 times",
     ]
+
+
+def test_points_say_of_their_document_what_the_rows_say(ledger):
+    """Metadata may have been changed since the rows were read, or not be on the points yet."""
+    patched = {**face(3, "c"), "title": "New", "renamed": True, "metadata": {"year": 1802}}
+    ledger.expect("generations", [row(3, "c", 1)])
+    ledger.expect("documents", [patched])
+    (seen,) = ledger.saw_points(7, [point("c", 3)])
+    assert (seen.chunk.title, dict(seen.chunk.metadata)) == ("New", {"year": 1802})
+    chunk = Chunk("a", 1, 0, "", "x", 0, 1, 1, metadata={"year": 1999})
+    (seen,) = ledger.saw_points(7, [Point("a", chunk, np.ones(1, np.float32))])
+    assert dict(seen.chunk.metadata) == {}
