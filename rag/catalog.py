@@ -567,6 +567,9 @@ class Catalog:
 
     def release_holds(self) -> None:
         """End the holds of processes that are gone, where nobody else can be working."""
+        with self._database.read() as connection:
+            if connection.execute(sa.select(backups.c.id).limit(1)).first() is None:
+                return  # as nearly always: nothing to write
         with self._database.write() as connection:
             connection.execute(backups.delete())
 

@@ -237,7 +237,6 @@ class Ingestor:
         if first and parts.alone:
             if taken_up := self._journal.recover():
                 log.info("%d documents were at work when the last process ended", taken_up)
-            parts.catalog.release_holds()
             parts.catalog.abandon_orphans(now)
             parts.objects.delete_unfinished()
         else:

@@ -311,10 +311,13 @@ def open_parts(settings: Settings) -> Parts:
     store = open_store(settings)
     try:
         unfinished.check(settings.data)  # a restore has not begun since, and now it cannot
-        return assembled(settings, Database.open(settings.catalog_url), store)
+        parts = assembled(settings, Database.open(settings.catalog_url), store)
+        if parts.alone:
+            parts.catalog.release_holds()  # of a backup that was killed
     except BaseException:
         store.close()
         raise
+    return parts
 
 
 def assembled(settings: Settings, database: Database, store: VectorStore) -> Parts:
