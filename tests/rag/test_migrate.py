@@ -175,7 +175,9 @@ def test_it_goes_on_where_it_ended(docs, tiny, monkeypatch, owner, step, after, 
     assert versions(docs) == dict.fromkeys(NAMES, 1)
     again = kill_at(monkeypatch, module, "copy", 0)
     assert Migrator(docs.parts).run(docs.scope, "docs").state == "flipped"
-    made = nth if after and step == "adopt" else nth - 1  # documents that were live in the new index already
+    made = (
+        nth if after and step == "adopt" else nth - 1
+    )  # documents that were live in the new index already
     assert len(again) == len(NAMES) - made
     assert versions(docs) == dict.fromkeys(NAMES, 1)
     assert findings(docs) == []
