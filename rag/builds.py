@@ -36,6 +36,7 @@ Obstacle = Literal["", "documents at work", "documents that changed"]
 Wish = Literal["flip", "back", "drop"]
 WORKED_ON: tuple[State, ...] = ("building", "flipping", "returning", "dropping")
 LEASE = timedelta(seconds=60)
+PAUSE = timedelta(seconds=30)  # for so long nothing is begun when its worker died in between
 AFTER_FAILING: Mapping[State, State] = {
     "building": "failed",
     "flipping": "ready",
@@ -198,20 +199,23 @@ class Builds:
     def progress(
         self, migration: Migration, *, done: int, total: int, rate: float, doing: str
     ) -> None:
-        """How far it is; renews the lease. Raises LeaseLost."""
+        """How far it is; renews the lease, and a pause. Raises LeaseLost."""
+        going_on = sa.case((migrations.c.paused_until.is_(None), None), else_=_now() + PAUSE)
         with self._database.write() as connection:
             self._hold(connection, migration)
             self._set(
                 connection, migration, done=done, total=total, rate=rate, doing=doing,
-                lease_until=_now() + LEASE,
+                lease_until=_now() + LEASE, paused_until=going_on,
             )  # fmt: skip
 
-    def pause(self, migration: Migration, seconds: float) -> None:
-        """For so long no document of the collection is begun. Raises LeaseLost."""
+    def pause(self, migration: Migration) -> None:
+        """From now on no document of the collection is begun, while its worker tells its progress.
+
+        Raises LeaseLost.
+        """
         with self._database.write() as connection:
             self._hold(connection, migration)
-            until = _now() + timedelta(seconds=seconds)
-            self._set(connection, migration, paused_until=until)
+            self._set(connection, migration, paused_until=_now() + PAUSE)
 
     def settle(
         self, migration: Migration, state: State, *, report: Mapping[str, Any] | None = None

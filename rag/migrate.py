@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 PAGE = 100  # documents that are looked up at once
 MOST_ROUNDS = 100  # of catching up with a collection that changes faster
-PAUSE_SECONDS = 30.0  # for so long nothing new is begun, when the last worker died in between
+PATIENT_ROUNDS = 5  # in which nothing is held up, while much has changed since the one before
 
 
 class Watch(Protocol):
@@ -106,9 +106,9 @@ def build(parts: Parts, migration: Migration, watch: Watch) -> None:
 def flip(parts: Parts, migration: Migration, watch: Watch) -> None:
     """Catch up, and exchange both indexes in the moment in which they hold the same.
 
-    Who writes the collection meanwhile makes a difference of one document at a time. From the
-    second round on no document is begun, so that it ends: what is accepted waits for seconds.
-    Raises Conflict when it changes all the same.
+    Each round has less to do than the one before. When little is left, no document is begun any
+    more until it is over: what is accepted waits for as long as those few documents take. Raises
+    Conflict when the collection changes all the same.
     """
     clear(parts, migration)
     rounds = 0
@@ -118,7 +118,8 @@ def flip(parts: Parts, migration: Migration, watch: Watch) -> None:
         if not obstacle:
             return
         rounds += obstacle == "documents that changed"
-        parts.builds.pause(migration, PAUSE_SECONDS)
+        if rounds > PATIENT_ROUNDS or parts.builds.missing(migration) <= PAGE:
+            parts.builds.pause(migration)
         watch.wait(obstacle)
     raise Conflict(
         f"Collection {migration.collection.name!r} changes faster than its other index can follow.",

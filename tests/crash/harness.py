@@ -214,9 +214,9 @@ class Backups:
 
 
 def kills(
-    data: Path, count: int, *, seed: int, sabotage: str = "", at: list[str] | None = None
+    data: Path, total: int, *, seed: int, sabotage: str = "", at: list[str] | None = None
 ) -> Counter[str]:
-    """Kill `count` times, checking after each restart; where it died, by step.
+    """Kill `total` times, checking after each restart; where it died, by step.
 
     Every third kill is at a random instant, the others at the steps in turn. Raises Violation.
     """
@@ -225,7 +225,7 @@ def kills(
     turns = cycle(at or POINTS + MIGRATION_POINTS)
     other = other_embedder(data.parent / "other")
     version = 0
-    for number in range(count):
+    for number in range(total):
         victim = Victim(data, sabotage, other)
         where = AT_RANDOM if number % 3 == 2 and at is None else next(turns)
         # Only the mail comes by there.
@@ -239,7 +239,8 @@ def kills(
                 timer = threading.Timer(draw.uniform(0.05, 2.0), victim.process.kill)
                 timer.start()
             else:
-                victim.do("arm", where=where, count=1 if at_mail else draw.randint(1, 3))
+                seldom = at_mail or where in MIGRATION_POINTS
+                victim.do("arm", where=where, count=1 if seldom else draw.randint(1, 3))
             # Those are left alone by deletes, so a search always has to find them.
             watched = [d for d in DOCUMENTS[:3] if model.promised.get(d) is not None]
             victim.do("watch", ids=watched)

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from email.message import EmailMessage
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +41,7 @@ from rag.store.edge import EdgeStore
 
 COLLECTION = "docs"
 MAIL = "mail"  # the one document that is a mail; the others are texts
+MOST_UNDER_WAY = 8  # more would only make what has to be done after a restart longer
 MARK = re.compile(r"version (\d+) of (\S+)")
 
 STEPS: dict[str, tuple[Any, str]] = {
@@ -233,8 +235,11 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
     parts, scope = rag.parts, rag.scope
     match command:
         case {"do": "put", "id": document, "version": version, "paragraphs": paragraphs}:
+            while len(under_way) >= MOST_UNDER_WAY:
+                under_way.popleft().result(timeout=120)
             upload = source_of(document, version, paragraphs)
             job = ingestor.submit(scope, COLLECTION, [upload])
+            under_way.append(ingestor.ended(job.id))
             return {"accepted": job.id}
         case {"do": "delete", "id": document}:
             rag.delete(document, collection=COLLECTION)
@@ -286,6 +291,7 @@ if __name__ == "__main__":
     shelf.ensure(rag.parts, rag.scope, COLLECTION)
     ingestor = Ingestor(rag)
     ingestor.start()
+    under_way: deque[Future[None]] = deque()
     migrator = Migrator(rag.parts)
     migrator.start()
     say({"ready": os.getpid()})

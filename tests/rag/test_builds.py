@@ -12,6 +12,7 @@ from rag.database import Database
 from rag.errors import CollectionMoved, Conflict, NotFound, RagError
 from rag.journal import Arrival, Journal, LeaseLost
 from rag.sources import Source
+from rag.tables import migrations
 from rag.types import DocumentReport, Scope
 
 MINE = Scope("mine")
@@ -226,7 +227,7 @@ def test_what_is_at_work_ends_first_and_nothing_is_begun_meanwhile(catalog, buil
     task = journal.claim(per_collection=9)
     assert builds.exchange(migration) == "documents at work"
     accept(journal, "b")
-    builds.pause(migration, 30)
+    builds.pause(migration)
     assert journal.claim(per_collection=9) is None
     catalog.create_collection(MINE, "other", OLD)
     arrival = Arrival(Source(name="o", origin="o", id="o", text="x"), "bytes of o")
@@ -238,6 +239,21 @@ def test_what_is_at_work_ends_first_and_nothing_is_begun_meanwhile(catalog, buil
     copy(catalog, builds, migration, "a")
     assert builds.exchange(migration) == ""
     assert journal.claim(per_collection=9).document_id == "b"
+
+
+def test_a_pause_lasts_as_long_as_its_worker_goes_on(database, catalog, builds, journal):
+    migration = flipping(catalog, builds)
+    accept(journal, "a")
+    builds.progress(migration, done=0, total=1, rate=0.0, doing="")
+    builds.pause(migration)
+    with database.write() as connection:  # half a minute later
+        past = migration.updated_at - timedelta(seconds=1)
+        connection.execute(migrations.update().values(paused_until=past))
+    builds.progress(migration, done=0, total=1, rate=0.0, doing="")
+    assert journal.claim(per_collection=9) is None
+    with database.write() as connection:  # and now it is dead
+        connection.execute(migrations.update().values(paused_until=past))
+    assert journal.claim(per_collection=9).document_id == "a"
 
 
 def test_what_is_accepted_goes_on_in_the_new_index_from_its_beginning(catalog, builds, journal):
@@ -312,7 +328,7 @@ def test_one_works_on_a_migration_and_a_dead_one_s_is_taken_over(builds):
     for call in (
         lambda: builds.progress(mine, done=1, total=2, rate=1.0, doing=""),
         lambda: builds.settle(mine, "ready"),
-        lambda: builds.pause(mine, 1),
+        lambda: builds.pause(mine),
         lambda: builds.exchange(mine),
         lambda: builds.forget(mine),
     ):

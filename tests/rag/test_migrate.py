@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from qdrant_client import QdrantClient
 
 from rag import collection as shelf
 from rag import ingest as steps
@@ -20,6 +21,7 @@ from rag.migrate import model_id, start
 from rag.migrating import Migrator
 from rag.objects import digest
 from rag.sources import Source
+from rag.store.server import ServerStore
 from rag.types import Scope
 from rag.work import Priority, current_work
 from tests import tiny_models
@@ -327,6 +329,20 @@ def test_an_interrupted_drop_is_ended(docs, tiny, monkeypatch):
     assert findings(docs) == ["missing vectors: default/docs (the index beside it)"]
     assert Migrator(docs.parts).run(docs.scope, "docs") is None
     assert findings(docs) == []
+
+
+def test_in_the_store_of_a_server(rag, tiny):
+    """Qdrant's own client in local mode: the same calls as to a server."""
+    rag.parts.store.close()
+    rag.parts.store = ServerStore(QdrantClient(":memory:"), address=":memory:")
+    shelf.create(rag.parts, rag.scope, "docs")
+    put(rag, "bell", 1)
+    assert migrate(rag, tiny).state == "flipped"
+    assert versions(rag) == {"bell": 1}
+    assert ask(rag, "drop") is None
+    now = rag.parts.catalog.collection(rag.scope, "docs")
+    assert rag.parts.store.physical_names() == [now.physical]
+    assert findings(rag) == []
 
 
 def test_an_unfinished_one_is_cancelled(docs, tiny, monkeypatch):
