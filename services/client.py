@@ -96,16 +96,19 @@ class Client:
             at = {CURSOR: page["next"]}
 
     def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, data) of server-sent events; from the beginning again after a break."""
+        """(name, data) of server-sent events up to `end`; begun again when they break off."""
         while True:
             opened = self._patiently(lambda: self._open(path))
             try:
-                yield from _events(opened.iter_lines())
+                for name, data in _events(opened.iter_lines()):
+                    yield name, data
+                    if name == "end":
+                        return
             except httpx.TransportError:
-                continue
+                pass  # as when the server stops in order
             finally:
                 opened.close()
-            return
+            self._sleep(FIRST_PAUSE)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, data) of the events that a route answers JSON with. Raises what they name."""

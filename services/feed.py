@@ -20,7 +20,7 @@ from rag.settings import Settings
 from rag.sources import Source, unreadable
 from rag.types import DocumentReport
 from services.destination import Copy, Destination, content_hash, copy
-from services.progress import FAILED, Progress
+from services.progress import Progress
 
 BATCH_FILES = 32
 BATCH_BYTES = 16 * 2**20
@@ -36,11 +36,6 @@ class Result:
     reports: list[DocumentReport] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     open: int = 0  # accepted, and not known to have ended
-
-    @property
-    def failed(self) -> bool:
-        """Whether a document is not there that was meant to be."""
-        return any(report.status in FAILED for report in self.reports)
 
 
 class Feed:

@@ -92,7 +92,7 @@ def changes(
     apart = tuple(str(path.resolve()) + os.sep for path in never)
     waking = watch(
         *(folder.resolve() for folder in folders),
-        watch_filter=lambda _, path: not path.startswith(apart),
+        watch_filter=None,  # or nothing would come at all while only other files change
         debounce=DEBOUNCE_MS,
         step=STEP_MS,
         rust_timeout=TICK_MS,
@@ -101,7 +101,8 @@ def changes(
     )
     first = True  # something may have changed before the system was asked to tell
     for events in waking:
-        if events or first or watched.unsettled:
+        woken = any(not path.startswith(apart) for _, path in events)
+        if woken or first or watched.unsettled:
             found = watched.look(clock())
             if found.files or found.some_gone:
                 yield found

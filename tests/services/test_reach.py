@@ -4,6 +4,7 @@ import pytest
 
 from rag.errors import DataFolderBusy, InvalidInput, NotFound
 from rag.sampling import Sampling
+from services.cli import opened
 from services.client import Client
 from services.reach import ByServer, InPlace, open_or_find
 from tests.services.serving import server
@@ -70,7 +71,15 @@ def test_a_folder_is_opened_or_its_server_found(lighthouse, url, rag):
     with pytest.raises(DataFolderBusy):  # this process has it open, and serves nothing
         open_or_find(rag.parts.settings)
     free = rag.parts.settings.model_copy(update={"data": rag.parts.settings.data / "another"})
-    opened = open_or_find(free)
-    assert not isinstance(opened, str)
-    with opened:
-        assert opened.parts.catalog.collections(opened.scope) == []
+    ours = open_or_find(free)
+    assert not isinstance(ours, str)
+    with ours:
+        assert ours.parts.catalog.collections(ours.scope) == []
+
+
+def test_a_command_that_needs_the_folder_itself_names_the_server(lighthouse, url):
+    data = lighthouse.parts.settings.data
+    with pytest.raises(DataFolderBusy) as caught, opened(data, "starter"):
+        pass
+    assert url in caught.value.message
+    assert f"{url}/docs" in caught.value.hint
