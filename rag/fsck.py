@@ -35,7 +35,7 @@ class Finding:
 
     kind: Kind
     what: str
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
 
 
 def examine(parts: Parts) -> Iterator[Finding]:
