@@ -74,15 +74,20 @@ class Proxy:
         await self._listen()
 
     async def _end(self) -> None:
-        await self._cut()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._flowing.set()
+        while True:
+            await self._cut()
+            await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
+            if not (others := asyncio.all_tasks() - {asyncio.current_task()}):
+                return
+            await asyncio.wait(others, timeout=0.1)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._links.add(writer)
         await self._flowing.wait()
+        if self._server is None:  # it was cut before anything could be done
+            self._drop(writer)
+            return
         try:
             there, back = await asyncio.open_connection(*self._target)
         except OSError:

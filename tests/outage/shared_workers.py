@@ -10,8 +10,6 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from tests.waiting import until
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,6 +35,10 @@ class Worker:
     def plan(self, name: str, where: str, count: int) -> None:
         """Have it send itself a signal at the count-th step of that name from now on."""
         self._ask({"signal": name, "where": where, "count": count})
+
+    def hold(self, hold: bool) -> None:
+        """Have it begin nothing, or go on."""
+        self._ask({"hold": hold})
 
     def wait_idle(self) -> None:
         """Return when nothing is at work in it."""
@@ -80,9 +82,3 @@ class Worker:
                 self.live.append((said["live"], said["generation"]))
             else:
                 self._answers.put(said)
-
-
-def one_stopped(workers: list[Worker]) -> Worker:
-    """The first of them that stands still."""
-    until(lambda: any(worker.stopped for worker in workers))
-    return next(worker for worker in workers if worker.stopped)

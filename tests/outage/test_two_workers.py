@@ -17,7 +17,7 @@ from rag.settings import load_settings
 from rag.sources import Source
 from rag.tables import generations
 from rag.types import Scope
-from tests.outage.shared_workers import Worker, one_stopped
+from tests.outage.shared_workers import Worker
 from tests.postgres import Postgres
 from tests.qdrant_shim import qdrant
 from tests.waiting import until
@@ -115,7 +115,7 @@ def test_all_is_done_and_once_whatever_happens_to_one(start, front):
     there = {"a", "b"}
     other = sleeps_through_its_lease(slept, start, front)
     front.check(there)
-    stands_still_while_it_holds_locks([slept, other], front)
+    stands_still_while_it_holds_locks(slept, other, front)
     there |= {"c", "d"}
     front.check(there)
     is_killed(slept, other, front)
@@ -139,15 +139,14 @@ def sleeps_through_its_lease(slept: Worker, start: Callable[[], Worker], front: 
     return other
 
 
-def stands_still_while_it_holds_locks(workers: list[Worker], front: Front) -> None:
+def stands_still_while_it_holds_locks(slept: Worker, other: Worker, front: Front) -> None:
     """The other must not wait for it for ever."""
-    for worker in workers:
-        worker.live.clear()
-        worker.plan("SIGSTOP", "within flip", 1)
+    other.live.clear()
+    other.hold(True)
+    slept.plan("SIGSTOP", "within flip", 1)
     jobs = [front.send("c")]
-    slept = one_stopped(workers)
-    other = next(worker for worker in workers if worker is not slept)
-    other.plan("SIGSTOP", "nowhere", 1)
+    until(lambda: slept.stopped)
+    other.hold(False)
     jobs.append(front.send("d"))
     for job in jobs:
         front.wait(job)

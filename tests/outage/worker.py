@@ -4,8 +4,8 @@ Lines of JSON go out: {"ready": pid}, and {"live": document, "generation": n} fo
 this process made live. A line that comes in is a plan: {"signal": "SIGKILL", "where": "before
 upsert", "count": 2} makes the process send itself that signal right before the second upsert from
 then on; "within flip" is right before its transaction commits. {"idle": true} is answered when
-nothing is at work here. LEASE_SECONDS in the environment shortens what others wait for a process
-that is gone.
+nothing is at work here; from {"hold": true} to {"hold": false} nothing is begun. LEASE_SECONDS in
+the environment shortens what others wait for a process that is gone.
 """
 
 import functools
@@ -59,6 +59,21 @@ class Plan:
                 os.kill(os.getpid(), self.signal)
 
 
+class Gate:
+    """Before every claim of work."""
+
+    def __init__(self) -> None:
+        self.held = threading.Lock()
+        claim = Journal.claim
+
+        @functools.wraps(claim)
+        def waiting(*arguments: Any, **options: Any) -> Any:
+            with self.held:
+                return claim(*arguments, **options)
+
+        Journal.claim = waiting  # type: ignore[method-assign]
+
+
 def say(line: dict[str, Any]) -> None:
     with out:
         sys.stdout.write(json.dumps(line) + "\n")
@@ -79,7 +94,7 @@ def telling(flip: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     out = threading.Lock()
-    plan = Plan()
+    plan, gate = Plan(), Gate()
     Journal.flip = telling(Journal.flip)  # type: ignore[method-assign]
     if seconds := float(os.environ.get("LEASE_SECONDS", "0")):
         journal.LEASE, jobs.RENEW_SECONDS = timedelta(seconds=seconds), seconds / 6
@@ -95,6 +110,9 @@ if __name__ == "__main__":
                 case {"idle": True}:
                     until(lambda: not ingestor._work)
                     say({"idle": True})
+                case {"hold": hold}:
+                    (gate.held.acquire if hold else gate.held.release)()
+                    say({"hold": hold})
                 case {"signal": name, "where": where, "count": count}:
                     plan.signal, plan.left, plan.where = signal.Signals[name], count, where
                     say({"planned": where})
