@@ -79,6 +79,7 @@ class Ingestor:
         self._closing = self._closed = False
         self._receiving: set[str] = set()  # jobs whose bytes are being kept
         self._to_sweep = threading.Event()
+        self._looked = float("-inf")
         self._work: dict[str, Work] = {}  # by claim
         self._awaited: dict[str, list[Future[None]]] = {}
         settings = orchestrator.parts.settings
@@ -182,15 +183,19 @@ class Ingestor:
     # Threads
 
     def _run(self) -> None:
+        woken = True
         while not self._closing:
             task = None
             with _logged("the journal"):
-                if self._takes_more():
+                if self._takes_more() and (woken or self._nobody_looked()):
                     most = self._parts.settings.ingest_per_collection
                     task = self._journal.claim(per_collection=most)
             if task is None:
-                self._pause()
+                woken = self._pause()
                 continue
+            if not woken:
+                self.wake()  # others may have come with it
+            woken = True
             with _logged(task.document_id):
                 self._attempt(task)
                 self._settle(task.job_id)
@@ -220,10 +225,18 @@ class Ingestor:
                 with _logged("the sweep"):
                     self._sweep()
 
-    def _pause(self) -> None:
+    def _nobody_looked(self) -> bool:
+        """Whether it is time to look for what was not told here: other processes accept as well."""
+        now = time.monotonic()
+        due = now - self._looked >= TICK_SECONDS
+        if due:
+            self._looked = now
+        return due
+
+    def _pause(self) -> bool:
+        """Wait for a moment; whether it was cut short because there may be something to do."""
         with self._changed:
-            if not self._closing:
-                self._changed.wait(TICK_SECONDS)
+            return not self._closing and self._changed.wait(TICK_SECONDS)
 
     def _renew(self) -> None:
         held = dict(self._work)  # before asking: what is claimed meanwhile is not judged
