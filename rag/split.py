@@ -3,7 +3,8 @@
 Sentences are packed greedily up to the chunk size. A heading closes a chunk that is large enough
 to stand alone, so that a chunk rarely mixes sections; within a section the next chunk repeats the
 last sentences of the one before (the overlap). A sentence longer than a chunk is cut between
-words. Title and heading path are embedded with every chunk and count toward its size.
+words, a row of a table between cells, which have their column's name before them. Title and heading
+path are embedded with every chunk and count toward its size.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,7 +18,8 @@ from tokenizers import Tokenizer
 from rag.sentences import sentence_spans
 from rag.types import Chunk, Document, Metadata
 
-SPLITTER = 1  # part of the pipeline fingerprint: raise it when the same text would split otherwise
+SPLITTER = 2  # part of the pipeline fingerprint: raise it when the same text would split otherwise
+_CELL_MARK = "|"  # between the cells of a row, see `rag.parse.table`
 _BATCH = 512  # texts tokenized at once, which bounds the memory a long document takes
 
 
@@ -151,8 +153,21 @@ class _Frame:
         while first < len(offsets):
             start = unit.start + offsets[first][0]
             last = _word_break(offsets, first, min(first + self.room(start), len(offsets)))
+            last = self._cell_break(unit, offsets, first, last)
             yield _Unit(start, unit.start + offsets[last - 1][1], last - first, opens)
             first, opens = last, False
+
+    def _cell_break(
+        self, unit: _Unit, offsets: Sequence[tuple[int, int]], first: int, last: int
+    ) -> int:
+        """The largest cut <= `last` behind a mark between cells that leaves half of the piece."""
+        if last >= len(offsets):
+            return last
+        for cut in range(last, (first + last) // 2, -1):
+            start, end = (unit.start + offset for offset in offsets[cut - 1])
+            if self.document.text[start:end].strip() == _CELL_MARK:
+                return cut
+        return last
 
     def _prefix_tokens(self, path: tuple[str, ...]) -> int:
         if path not in self._prefixes:
