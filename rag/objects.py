@@ -77,6 +77,10 @@ class ObjectStore:
                 hint="Restore the data folder from a backup, or ingest the document again.",
             ) from None
 
+    def has(self, name: str) -> bool:
+        """Whether the bytes of a digest are kept."""
+        return self._path(name).exists()
+
     def names(self) -> Iterator[str]:
         """The digest of everything that is kept."""
         for path in self._folder.glob("*/*"):

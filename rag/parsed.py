@@ -5,15 +5,17 @@ from dataclasses import asdict
 
 from rag.parse import PARSER
 from rag.split import SPLITTER
-from rag.types import Document, Heading
+from rag.types import Attachment, Document, Heading
 
 MADE_BY = [PARSER, SPLITTER]
 
 
 def pack(document: Document) -> bytes:
-    """Everything of a document but its text."""
+    """Everything of a document but its text and the content of its attachments."""
     fields = asdict(document)
     del fields["text"]
+    for attachment in fields["attachments"]:
+        del attachment["content"]
     fields["made_by"] = MADE_BY
     return json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf8")
 
@@ -34,4 +36,5 @@ def unpack(text: bytes, packed: bytes) -> Document:
         headings=tuple(Heading(**heading) for heading in fields["headings"]),
         metadata=fields["metadata"],
         warnings=tuple(fields["warnings"]),
+        attachments=tuple(Attachment(**one) for one in fields.get("attachments", ())),
     )

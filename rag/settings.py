@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     parse_cpu_seconds: int = Field(120, ge=1, le=86_400)  # for one file
     parse_wall_seconds: float = Field(300.0, gt=0, le=86_400)
     parse_output_mb: int = Field(64, ge=1, le=4096)  # one file's text and headings
+    max_attachments: int = Field(100, ge=0, le=10_000)  # of one mail that become documents
+    max_attachment_bytes: int = Field(64 * 2**20, ge=1, le=2**31)  # of one mail, together
+    max_attachment_depth: int = Field(3, ge=0, le=10)  # mails within mails
+    ocr: Literal["auto", "off"] = "auto"  # read pictures of text where the extra `ocr` is installed
+    ocr_languages: str = Field("eng", pattern=r"^\w+(\+\w+)*$")  # Tesseract's names: eng+deu
+    ocr_data: Path | None = None  # the folder of their .traineddata; default: the usual ones
     ingest_queue: int = Field(1000, ge=1)  # accepted uploads that are not done; more get 429
     ingest_threads: int = Field(1, ge=1, le=64)  # documents at work at once, of a collection too
     ingest_retries: int = Field(20, ge=0)  # when the store, the disk or a model server fails

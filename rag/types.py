@@ -34,6 +34,19 @@ class Heading:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file within a document, to be one of its own.
+
+    `content_hash` is the digest of `content`, which is left out where the object store has it.
+    """
+
+    name: str
+    media_type: str
+    content_hash: str
+    content: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """What parsing made of a file. Every offset in the system counts characters of `text`.
 
@@ -49,6 +62,7 @@ class Document:
     headings: tuple[Heading, ...] = ()
     metadata: Metadata = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

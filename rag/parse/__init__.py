@@ -1,16 +1,19 @@
 """Bytes -> Document. Parsers load on first use: importing this package is cheap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from rag.errors import EmptyDocument, MalformedDocument, RagError
 from rag.parse import detect
 from rag.parse.clean import replace_unstorable
 from rag.parse.draft import Draft
+from rag.parse.locked import is_locked_office, unlock_office
+from rag.parse.options import Options
 from rag.types import Document
 
 # Part of the pipeline fingerprint: raise it when the same bytes would become another text.
-PARSER = 1
+PARSER = 2
 
 Reader = Callable[[bytes, Draft], None]
 
@@ -33,6 +36,9 @@ _READERS = {
     detect.JSONL: "records.parse_jsonl",
     detect.NOTEBOOK: "records.parse_notebook",
     detect.EMAIL: "mail.parse_mail",
+    detect.PNG: "image.parse_image",
+    detect.JPEG: "image.parse_image",
+    detect.TIFF: "image.parse_image",
 }
 
 
@@ -43,8 +49,9 @@ def parse_document(
     media_type: str | None = None,
     title: str | None = None,
     max_chars: int = 10_000_000,
+    options: Options = Options(),  # noqa: B008 - frozen
 ) -> Document:
-    """Turn a file into text with page and heading offsets.
+    """Turn a file into text with page and heading offsets, and the files that it encloses.
 
     The content decides what it is, then the name, then `media_type` as declared by the sender.
     Raises a ParseError that says why a file cannot be read, TooLarge above `max_chars` characters
@@ -52,8 +59,11 @@ def parse_document(
     """
     if not data.strip():
         raise EmptyDocument(f"{name or 'The file'} is empty.")
+    if is_locked_office(data):
+        with _blamed_on(name):
+            data = unlock_office(data, options.password)
     detected = detect.detect(data, name=name, media_type=media_type)
-    draft = Draft(max_chars=max_chars)
+    draft = Draft(max_chars=max_chars, options=options)
     if detected.warning:
         draft.warn(detected.warning)
     _read(detected.media_type, data, draft, name)
@@ -76,11 +86,18 @@ def text_document(text: str, *, title: str = "", media_type: str = "text/plain")
 def _read(media_type: str, data: bytes, draft: Draft, name: str) -> None:
     module, _, function = _READERS[media_type].partition(".")
     read: Reader = getattr(import_module(f"rag.parse.{module}"), function)
-    try:
+    with _blamed_on(name):
         read(data, draft)
+
+
+@contextmanager
+def _blamed_on(name: str) -> Iterator[None]:
+    """Whatever a format library raises on hostile bytes is the document's fault."""
+    try:
+        yield
     except (RagError, MemoryError, NameError, ImportError):
         raise  # never the document's fault
-    except Exception as error:  # format libraries raise anything on hostile bytes
+    except Exception as error:
         raise MalformedDocument(
             f"{name or 'The file'} cannot be read: {type(error).__name__}: {error}",
             hint="Open it in the program that made it and save it again.",

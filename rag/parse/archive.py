@@ -77,7 +77,10 @@ def _refuse_bombs(archive: zipfile.ZipFile, packed: int) -> None:
     if unpacked > max(_RATIO_MATTERS_FROM, packed * _MAX_RATIO):
         raise TooLarge(f"The file unpacks to {unpacked // max(1, packed)} times its size.")
     if any(member.flag_bits & _ENCRYPTED_FLAG for member in members):
-        raise EncryptedDocument("The container needs a password.", hint="Save it without one.")
+        raise EncryptedDocument(
+            "The container is encrypted, and passwords of such files cannot be used.",
+            hint="Save it without one.",
+        )
 
 
 def _rewritten(archive: zipfile.ZipFile) -> io.BytesIO:

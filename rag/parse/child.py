@@ -16,19 +16,21 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from rag import errors
 from rag.errors import Cancelled, InvalidInput, MalformedDocument, NotFound, ParseLimit, RagError
+from rag.objects import digest
 from rag.parse.limited import OUT_OF_MEMORY
 from rag.parse.messages import SIZES, exchange, read_rest
+from rag.parse.options import Options
 from rag.sources import file_size, too_large
-from rag.types import Document
+from rag.types import Attachment, Document
 from rag.work import current_work
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ _START_BYTES = 2**16
 _FILE_PIECE = 2**20  # bytes of a file that are in memory at once
 _KEPT_OUTPUT = 4096  # last bytes of a child's standard error
 _MAX_MESSAGE = 2000  # characters of a message in an error
+_MAX_NAME = 255  # characters of an attachment's name, or its media type
+_File = tuple[str, str, Annotated[int, Field(ge=0)]]  # an attachment's name, media type and size
+_FILES = TypeAdapter(list[_File])
 _DOCUMENT = TypeAdapter(Document)
 _ERRORS = {"RagError": RagError} | {
     name: kind
@@ -90,6 +95,7 @@ class ParserPool:
         media_type: str | None = None,
         title: str | None = None,
         max_chars: int = 10_000_000,
+        options: Options = Options(),  # noqa: B008 - frozen
     ) -> Document:
         """What `parse_document` makes of bytes or of a file, or the error that it raises.
 
@@ -97,16 +103,16 @@ class ParserPool:
         file that is too large, NotFound for one that cannot be read, Cancelled when the work of
         this thread was.
         """
-        options = {"name": name, "media_type": media_type, "title": title, "max_chars": max_chars}
+        asked = _Asked(name, media_type, title, max_chars, options)
         size = _size(content, name, self._limits.file_bytes)
         with self._turns:
             child = self._take()
             if child.documents:
                 with suppress(_Doubtful):
-                    return self._parse_in(child, content, size, options)
+                    return self._parse_in(child, content, size, asked)
                 child = self._start()
             try:
-                return self._parse_in(child, content, size, options)
+                return self._parse_in(child, content, size, asked)
             except _Doubtful as doubtful:
                 raise doubtful.error from None
 
@@ -125,22 +131,22 @@ class ParserPool:
         self._starter.shutdown()
 
     def _parse_in(
-        self, child: "_Child", content: bytes | Path, size: int, options: dict[str, Any]
+        self, child: "_Child", content: bytes | Path, size: int, asked: "_Asked"
     ) -> Document:
         cancelled = current_work().cancelled
         forget = cancelled.call(child.kill)
         try:
-            answer = child.ask(content, size, options, self._limits)
+            answer = child.ask(content, size, asked, self._limits)
         except BaseException as error:
             self._drop(child)
             if self._closed or cancelled.is_set():
                 raise Cancelled("Nobody waits for this document any more.") from None
-            _log_failure(child, options["name"], error)
+            _log_failure(child, asked.name, error)
             raise
         finally:
             forget()
         if type(answer) is RagError:
-            _log_failure(child, options["name"], answer)
+            _log_failure(child, asked.name, answer)
         self._put_back(child)
         if isinstance(answer, RagError):
             raise answer
@@ -178,6 +184,17 @@ class ParserPool:
         child.close()
         with self._guard:
             self._children.discard(child)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The arguments of `parse_document` but the bytes."""
+
+    name: str
+    media_type: str | None
+    title: str | None
+    max_chars: int
+    options: Options
 
 
 class _Doubtful(Exception):
@@ -228,21 +245,21 @@ class _Child:
             raise RagError("A parser did not start.", hint=self.last_words()) from error
         log.info("parser %d started, with %s", self.pid, ", ".join(json.loads(held)))
 
-    def ask(
-        self, content: bytes | Path, size: int, options: dict[str, Any], limits: Limits
-    ) -> Answer:
+    def ask(self, content: bytes | Path, size: int, asked: _Asked, limits: Limits) -> Answer:
         """Have it parse a document. After any error that is raised, it is to be closed.
 
         Raises ParseLimit, InvalidInput and NotFound for a file that changed, _Doubtful.
         """
         self.documents += 1
         self._wrote = b""
-        name = options["name"] or "The file"
-        header = json.dumps({**options, "number": self.documents}).encode()
+        name = asked.name or "The file"
+        header = json.dumps({**asdict(asked), "number": self.documents}).encode()
         request = chain((SIZES.pack(len(header), size), header), _pieces(content, size))
+        output = limits.output_mb * 2**20
         try:
-            answered = self._exchange(request, limits.output_mb * 2**20, limits.wall_seconds)
-            return _answer(*answered, self.documents, options["max_chars"])
+            most = output + asked.options.attachment_bytes
+            answered = self._exchange(request, most, limits.wall_seconds)
+            return _answer(*answered, self.documents, asked, output)
         except TimeoutError:
             took = f"{name} took more than {limits.wall_seconds:g} s to read."
             raise ParseLimit(took, hint="Split it, or raise RAG_PARSE_WALL_SECONDS.") from None
@@ -295,7 +312,7 @@ class _Child:
         hint = "Open it in the program that made it and save it again."
         return _Doubtful(MalformedDocument(crashed, hint=hint))
 
-    def _exchange(self, request: Iterator[bytes], most: int, seconds: float) -> tuple[bytes, str]:
+    def _exchange(self, request: Iterator[bytes], most: int, seconds: float) -> tuple[bytes, bytes]:
         return exchange(*self._pipes, request=request, most=most, seconds=seconds, keep=self._keep)
 
     def _keep(self, written: bytes) -> None:
@@ -307,9 +324,13 @@ def _log_failure(child: _Child, name: str, error: BaseException) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """To import what this process would, with a linear algebra that starts no threads."""
+    """To import what this process would, with libraries that start no threads."""
     folders = (str(Path(folder).absolute()) for folder in sys.path)
-    return {"PYTHONPATH": os.pathsep.join(folders), "OPENBLAS_NUM_THREADS": "1"}
+    return {
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_THREAD_LIMIT": "1",
+    }
 
 
 def _size(content: bytes | Path, name: str, most: int) -> int:
@@ -337,8 +358,12 @@ def _pieces(content: bytes | Path, size: int) -> Iterator[bytes]:
         raise NotFound(f"{content} cannot be read: {error.strerror}.") from error
 
 
-def _answer(header: bytes, text: str, number: int, max_chars: int) -> Answer:
-    """What a child answered. Raises ValueError, TypeError or RecursionError for nonsense."""
+def _answer(header: bytes, body: bytes, number: int, asked: _Asked, output: int) -> Answer:
+    """What a child answered.
+
+    Raises ValueError, TypeError or RecursionError for nonsense, OverflowError for more text than
+    `output` bytes.
+    """
     fields = json.loads(header)
     if not isinstance(fields, dict) or fields.get("number") != number:
         raise ValueError("It answered something else.")
@@ -348,8 +373,36 @@ def _answer(header: bytes, text: str, number: int, max_chars: int) -> Answer:
             raise ValueError("Parsers raise no such error.")
         message, hint = str(fields.get("message")), str(fields.get("hint"))
         return kind(message[:_MAX_MESSAGE], hint=hint[:_MAX_MESSAGE])
-    document = _DOCUMENT.validate_python({**fields, "text": text})
+    files = _FILES.validate_python(fields.pop("attachments", []))
+    end = len(body) - sum(size for _, _, size in files)
+    _check_files(files, end, asked.options)
+    if len(header) + end > output:
+        raise OverflowError
+    text = str(memoryview(body)[:end], "utf8")
+    attachments = _attachments(files, body, end)
+    document = _DOCUMENT.validate_python({**fields, "text": text, "attachments": attachments})
     offsets = (*document.pages, *(heading.start for heading in document.headings))
-    if len(text) > max_chars or any(not 0 <= offset <= len(text) for offset in offsets):
+    if len(text) > asked.max_chars or any(not 0 <= offset <= len(text) for offset in offsets):
         raise ValueError("Offsets or text are too long.")
     return document
+
+
+def _check_files(files: Sequence[_File], end: int, options: Options) -> None:
+    """Raise ValueError for attachments that were not allowed."""
+    if len(files) > options.max_attachments or sum(f[2] for f in files) > options.attachment_bytes:
+        raise ValueError("There is more attached than was allowed.")
+    if end < 0:
+        raise ValueError("The attachments are longer than what came.")
+    for name, media_type, _ in files:
+        for word in (name, media_type):
+            if not (0 < len(word) <= _MAX_NAME and word.isprintable()):
+                raise ValueError("An attachment's name is none.")
+
+
+def _attachments(files: Sequence[_File], body: bytes, at: int) -> tuple[Attachment, ...]:
+    attachments = []
+    for name, media_type, size in files:
+        content = body[at : at + size]
+        attachments.append(Attachment(name, media_type, digest(content), content))
+        at += size
+    return tuple(attachments)

@@ -8,6 +8,7 @@ from pathlib import PureWindowsPath
 from rag.errors import EncryptedDocument, MalformedDocument, UnsupportedType
 from rag.parse.archive import open_archive, read_member
 from rag.parse.decode import decode, is_binary
+from rag.parse.locked import OLE2, is_locked_office, needs_password
 
 _OOXML = "application/vnd.openxmlformats-officedocument"
 _ODF = "application/vnd.oasis.opendocument"
@@ -29,6 +30,10 @@ JSON = "application/json"
 JSONL = "application/x-ndjson"
 NOTEBOOK = "application/x-ipynb+json"
 EMAIL = "message/rfc822"
+PNG = "image/png"
+JPEG = "image/jpeg"
+TIFF = "image/tiff"
+IMAGES = frozenset({PNG, JPEG, TIFF})  # read by OCR
 
 _BINARY_EXTENSIONS = {
     "pdf": PDF,
@@ -44,6 +49,11 @@ _BINARY_EXTENSIONS = {
     "ods": ODS,
     "odp": ODP,
     "epub": EPUB,
+    "png": PNG,
+    "jpg": JPEG,
+    "jpeg": JPEG,
+    "tif": TIFF,
+    "tiff": TIFF,
 }
 _TEXT_EXTENSIONS = {
     "txt": PLAIN,
@@ -84,7 +94,6 @@ SUPPORTED = ", ".join([
 ])
 # fmt: on
 
-_OLE2 = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # Names of streams in an OLE2 container, with what to save the file as.
 _OLE2_KINDS = (
     ("WordDocument", "a Word 97-2003 document (.doc)", "DOCX"),
@@ -95,11 +104,7 @@ _OLE2_KINDS = (
 )
 _UNREADABLE = (
     (b"{\\rtf", "Rich Text Format", "DOCX"),
-    (b"\x89PNG\r\n", "a PNG image", ""),
-    (b"\xff\xd8\xff", "a JPEG image", ""),
     (b"GIF8", "a GIF image", ""),
-    (b"II*\x00", "a TIFF image", ""),
-    (b"MM\x00*", "a TIFF image", ""),
     (b"RIFF", "a WebP image, sound or film", ""),
     (b"\x1f\x8b", "a gzip archive", ""),
     (b"7z\xbc\xaf'\x1c", "a 7-Zip archive", ""),
@@ -108,6 +113,12 @@ _UNREADABLE = (
     (b"SQLite format 3", "an SQLite database", ""),
     (b"\x7fELF", "a program", ""),
     (b"PAR1", "a Parquet file", "CSV"),
+)
+_IMAGE_MAGIC = (
+    (b"\x89PNG\r\n", PNG),
+    (b"\xff\xd8\xff", JPEG),
+    (b"II*\x00", TIFF),
+    (b"MM\x00*", TIFF),
 )
 # Folders of the main part, fixed by custom of every program that writes these files.
 _OPEN_XML_FOLDERS = (("word/", DOCX), ("ppt/", PPTX), ("xl/", XLSX))
@@ -149,8 +160,11 @@ def _by_magic(data: bytes, extension: str) -> str:
         return PDF
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_type(data, extension)
-    if data.startswith(_OLE2):
+    if data.startswith(OLE2):
         raise _ole2_error(data)
+    for magic, image in _IMAGE_MAGIC:
+        if data.startswith(magic):
+            return image
     for magic, words, better in _UNREADABLE:
         if data.startswith(magic):
             raise _unsupported(words, better)
@@ -190,10 +204,8 @@ def _open_xml_type(members: list[str]) -> str:
 
 
 def _ole2_error(data: bytes) -> EncryptedDocument | UnsupportedType:
-    if "EncryptedPackage".encode("utf-16-le") in data:
-        return EncryptedDocument(
-            "The Office document needs a password.", hint="Save it without one."
-        )
+    if is_locked_office(data):
+        return needs_password("The Office document")
     for stream, words, better in _OLE2_KINDS:
         if stream.encode("utf-16-le") in data:
             return _unsupported(words, better)

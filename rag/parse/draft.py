@@ -1,5 +1,6 @@
 """The document under construction: a parser adds blocks, the draft keeps the offsets right."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
@@ -7,9 +8,10 @@ from typing import Any
 
 from rag.errors import EmptyDocument, TooLarge
 from rag.parse.clean import clean_code, clean_inline, clean_lines, clean_paragraph
+from rag.parse.options import Options
 from rag.parse.table import table_lines
 from rag.parse.title import sensible_title
-from rag.types import Document, Heading
+from rag.types import Attachment, Document, Heading
 
 
 @dataclass(slots=True)
@@ -21,9 +23,11 @@ class Draft:
     """
 
     max_chars: int
+    options: Options = field(default_factory=Options)
     title: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    attachments: list[Attachment] = field(default_factory=list)
     _parts: list[str] = field(default_factory=list)
     _length: int = 0
     _headings: list[Heading] = field(default_factory=list)
@@ -68,6 +72,11 @@ class Draft:
         """Start a page: the next block is its first."""
         self._pages.append(None)
 
+    def attach(self, name: str, media_type: str, content: bytes) -> None:
+        """Add a file that is to be a document of its own."""
+        content_hash = hashlib.sha256(content).hexdigest()
+        self.attachments.append(Attachment(name, media_type, content_hash, content))
+
     def warn(self, message: str) -> None:
         """Note something skipped or guessed, once."""
         if message not in self.warnings:
@@ -90,6 +99,7 @@ class Draft:
             headings=tuple(self._headings),
             metadata={key: value for key, value in self.metadata.items() if value},
             warnings=tuple(self.warnings),
+            attachments=tuple(self.attachments),
         )
 
     def _add(self, text: str, *, kind: str, separator: str = "\n\n") -> int:

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from rag.errors import RagError
 from rag.parse import parse_document
 from rag.parse.messages import receive, send
+from rag.parse.options import Options
 from rag.parse.rights import give_up_rights, within
 
 OUT_OF_MEMORY = errno.ENOMEM  # the exit code that says so
@@ -58,8 +59,14 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 def _answer(options: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
     try:
-        fields = asdict(parse_document(content, **options))
-        return fields, fields.pop("text").encode()
+        asked = Options(**options.pop("options"))
+        fields = asdict(parse_document(content, options=asked, **options))
+        attached = fields["attachments"]
+        body = [fields.pop("text").encode(), *(one["content"] for one in attached)]
+        fields["attachments"] = [
+            [one["name"], one["media_type"], len(one["content"])] for one in attached
+        ]
+        return fields, b"".join(body)
     except RagError as error:
         kind = type(error).__name__
         return {"error": kind, "message": error.message, "hint": error.hint}, b""

@@ -1,4 +1,4 @@
-"""E-mail (RFC 822): subject, correspondents and date, then the body."""
+"""E-mail (RFC 822): subject, correspondents and date, then the body; its files apart."""
 
 from email import policy
 from email.errors import HeaderParseError
@@ -7,6 +7,7 @@ from email.message import EmailMessage, MIMEPart
 from email.parser import BytesParser
 
 from rag.errors import EncryptedDocument
+from rag.parse.attached import parts_of, take
 from rag.parse.clean import clean_inline
 from rag.parse.decode import decode
 from rag.parse.draft import Draft
@@ -17,7 +18,9 @@ _ENCRYPTED_TYPES = frozenset({"multipart/encrypted", "application/pkcs7-mime"})
 
 
 def parse_mail(data: bytes, draft: Draft) -> None:
-    """Read a message: the plain body is preferred to the HTML one, attachments are named only.
+    """Read a message: the plain body is preferred to the HTML one.
+
+    Attached files are added to the draft, to be documents of their own, and named in the text.
 
     Raises EncryptedDocument for PGP/MIME and S/MIME encryption.
     """
@@ -29,9 +32,13 @@ def parse_mail(data: bytes, draft: Draft) -> None:
     draft.title = _header(message, "Subject")
     draft.heading(draft.title, 1)
     _write_envelope(message, draft)
-    _write_body(message, draft)
-    for attachment in message.iter_attachments() if message.is_multipart() else ():
-        draft.warn(f"The attachment {_attachment_name(attachment)} was not ingested.")
+    body = message.get_body(preferencelist=("plain", "html"))
+    parts = parts_of(message, body)
+    for part in (body, *parts.texts):
+        if part is not None:
+            _write_text(part, draft)
+    if names := take(parts, draft):
+        draft.lines([f"Attachments: {', '.join(names)}"])
 
 
 def _is_encrypted(message: EmailMessage) -> bool:
@@ -49,12 +56,9 @@ def _write_envelope(message: EmailMessage, draft: Draft) -> None:
     draft.metadata.update({name.lower(): value for name, value in fields.items()})
 
 
-def _write_body(message: EmailMessage, draft: Draft) -> None:
-    body = message.get_body(preferencelist=("plain", "html"))
-    if body is None:
-        return
-    text = _content(body, draft)
-    if body.get_content_subtype() == "html":
+def _write_text(part: MIMEPart, draft: Draft) -> None:
+    text = _content(part, draft)
+    if part.get_content_subtype() == "html":
         write_html(text, draft)
     else:
         draft.verbatim(text.strip())
@@ -87,7 +91,3 @@ def _date(message: EmailMessage) -> str:
     # A header object made by the policy knows its date; anything else is text.
     stamp = header.datetime if isinstance(header, DateHeader) else None
     return stamp.isoformat(sep=" ") if stamp else _header(message, "Date")
-
-
-def _attachment_name(part: EmailMessage) -> str:
-    return clean_inline(part.get_filename() or "") or f"of type {part.get_content_type()}"

@@ -2,7 +2,7 @@
 
 A message is the lengths of a JSON header and of a body, then these two. A request is a number, the
 options of `parse_document`, and the file; an answer the same number, the fields of a Document and
-its text, or an error.
+as body its text and the files attached to it, one behind the other, or an error.
 """
 
 import json
@@ -43,7 +43,7 @@ def exchange(
     most: int,
     seconds: float,
     keep: Callable[[bytes], None],
-) -> tuple[bytes, str]:
+) -> tuple[bytes, bytes]:
     """Send a request while the answer comes in; returns the answer's header and body.
 
     `requests` does not block; what comes from `stderr` goes to `keep`. Raises TimeoutError after so
@@ -105,10 +105,10 @@ def _length(received: bytearray, most: int) -> int:
     return SIZES.size + int(header) + int(body)
 
 
-def _parts(message: bytearray) -> tuple[bytes, str]:
+def _parts(message: bytearray) -> tuple[bytes, bytes]:
     header, body = SIZES.unpack_from(message)
     end = SIZES.size + header
     if len(message) > end + body:
         raise ValueError("There is more than the answer.")
     with memoryview(message) as view:
-        return bytes(view[SIZES.size : end]), str(view[end:], "utf8")
+        return bytes(view[SIZES.size : end]), bytes(view[end:])

@@ -36,7 +36,10 @@ def parse_opendocument(data: bytes, draft: Draft) -> None:
     """Read an OpenDocument file. Raises EncryptedDocument when it is password-protected."""
     with open_archive(data) as archive:
         if b"encryption-data" in (read_member(archive, "META-INF/manifest.xml") or b""):
-            raise EncryptedDocument("The document needs a password.", hint="Save it without one.")
+            raise EncryptedDocument(
+                "The document is encrypted, and passwords of OpenDocument files cannot be used.",
+                hint="Save it without one.",
+            )
         content = read_member(archive, "content.xml")
         properties = read_member(archive, "meta.xml")
     if content is None:
@@ -97,7 +100,10 @@ def _write_paragraph(element: etree._Element, draft: Draft, depth: int) -> None:
 
 def _write_table(table: etree._Element, draft: Draft) -> None:
     name = table.get(f"{_TABLE}name", "")
-    rows = [_row(row) for row in table.iter(f"{_TABLE}table-row") if _owner(row) is table]
+    elements = [row for row in table.iter(f"{_TABLE}table-row") if _owner(row) is table]
+    rows = [_row(row) for row in elements]
+    if any(_repeats(cell) > _MAX_REPEATED and _line(cell) for row in elements for cell in row):
+        draft.warn(f"A cell that is repeated more than {_MAX_REPEATED} times is read so often.")
     if _line(table) and etree.QName(table.getparent()).localname == "spreadsheet":
         draft.heading(name, _SHEET_LEVEL)
     marked = table.find(f"{_TABLE}table-header-rows") is not None
@@ -113,10 +119,13 @@ def _row(row: etree._Element) -> list[str]:
     cells: list[str] = []
     for cell in row:
         if cell.tag == f"{_TABLE}table-cell" or cell.tag == f"{_TABLE}covered-table-cell":
-            repeated = cell.get(f"{_TABLE}number-columns-repeated", "1")
-            count = min(int(repeated), _MAX_REPEATED) if repeated.isdecimal() else 1
-            cells += [_line(cell)] * count
+            cells += [_line(cell)] * min(_repeats(cell), _MAX_REPEATED)
     return cells
+
+
+def _repeats(cell: etree._Element) -> int:
+    repeated = cell.get(f"{_TABLE}number-columns-repeated", "1")
+    return int(repeated) if repeated.isdecimal() else 1
 
 
 def _level(heading: etree._Element) -> int:

@@ -11,14 +11,21 @@ from itertools import pairwise
 from math import sqrt
 from statistics import median
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
-from rag.errors import EmptyDocument, EncryptedDocument, MalformedDocument, NeedsOcr
+from rag.errors import EmptyDocument, MalformedDocument, NeedsOcr
+from rag.parse import ocr
 from rag.parse.clean import clean_inline
 from rag.parse.draft import Draft
-from rag.parse.layout import HYPHEN, Block, Bookmark, Line, arrange
+from rag.parse.layout import HYPHEN, Bookmark, Line
+from rag.parse.locked import needs_password, wrong_password
+from rag.parse.pages import write_pages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # PDFium keeps global state: no two threads may be inside it, not even on different documents.
 _PDFIUM = Lock()
@@ -52,35 +59,35 @@ class _Pages:
     lines: list[list[Line]] = field(default_factory=list)
     outline: list[Bookmark] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
-    pictures: bool = False
+    pictures: list[int] = field(default_factory=list)  # pages that show something, and say nothing
+    by_ocr: list[int] = field(default_factory=list)
 
 
 def parse_pdf(data: bytes, draft: Draft) -> None:
     """Read the text layer; wrapped lines are joined, broken words mended, hidden text kept.
 
-    Raises EncryptedDocument when a password is needed, NeedsOcr when the pages are pictures only,
-    EmptyDocument when they hold nothing at all.
+    Pages that are pictures are read by OCR where it is installed. Raises EncryptedDocument when a
+    password is needed or wrong, NeedsOcr when the pages are pictures only, EmptyDocument when they
+    hold nothing at all, ParseLimit when OCR would take too long.
     """
-    with _PDFIUM, _opened(data) as document:
+    obstacle = ocr.obstacle(draft.options)
+    with _PDFIUM, _opened(data, draft.options.password) as document:
         _read_properties(document, draft)
         pages = _read_pages(document)
-    _refuse_textless(pages)
-    for blocks in arrange(pages.lines, pages.outline):
-        draft.page()
-        for block in blocks:
-            _write_block(block, draft)
+        if pages.pictures and not obstacle:
+            _read_pictures(document, pages, draft)
+    _refuse_textless(pages, obstacle)
+    write_pages(pages.lines, draft, outline=pages.outline)
     _warn_of_gaps(pages, draft)
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[pdfium.PdfDocument]:
+def _opened(data: bytes, password: str | None) -> Iterator[pdfium.PdfDocument]:
     try:
-        document = pdfium.PdfDocument(data)
+        document = pdfium.PdfDocument(data, password=password)
     except pdfium.PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
-            raise EncryptedDocument(
-                "The PDF needs a password.", hint="Save it without one."
-            ) from error
+            raise (wrong_password("the PDF") if password else needs_password("The PDF")) from error
         raise MalformedDocument(
             f"The PDF is damaged: {str(error).rstrip('.')}.",
             hint="Was the file uploaded completely?",
@@ -125,12 +132,35 @@ def _read_pages(document: pdfium.PdfDocument) -> _Pages:
         try:
             with closing(document[position]) as page:
                 lines = _read_page(page)
-                pages.pictures = pages.pictures or (not lines and _has_pictures(page))
+                if not lines and _has_pictures(page):
+                    pages.pictures.append(position + 1)
         except pdfium.PdfiumError:
             lines = []
             pages.unreadable.append(position + 1)
         pages.lines.append(lines)
     return pages
+
+
+def _read_pictures(document: pdfium.PdfDocument, pages: _Pages, draft: Draft) -> None:
+    """Read the pages without a text layer by OCR, as far as there is time."""
+    reader = ocr.Reader(draft.options)
+    for number in pages.pictures:
+        if not reader.has_time:
+            error = reader.out_of_time(len(pages.by_ocr), len(pages.pictures))
+            if len(pages.pictures) == len(pages.lines):
+                raise error  # a scan: the rest would be missing
+            draft.warn(f"{error.message} {error.hint}")
+            break
+        with closing(document[number - 1]) as page:
+            pages.lines[number - 1] = reader.read(_rendered(page))
+        pages.by_ocr.append(number)
+
+
+def _rendered(page: pdfium.PdfPage) -> "Image":
+    width, height = page.get_size()
+    scale = min(ocr.DPI / 72, sqrt(ocr.MAX_PIXELS / max(1, width * height)))
+    image: Image = page.render(scale=scale, grayscale=True).to_pil()
+    return image
 
 
 def _read_outline(document: pdfium.PdfDocument) -> list[Bookmark]:
@@ -239,33 +269,26 @@ def _has_pictures(page: pdfium.PdfPage) -> bool:
     return False
 
 
-def _refuse_textless(pages: _Pages) -> None:
+def _refuse_textless(pages: _Pages, obstacle: str) -> None:
     if any(pages.lines):
         return
     if len(pages.unreadable) == len(pages.lines):
         raise MalformedDocument("No page of the PDF can be read.")
-    if pages.pictures:
-        raise NeedsOcr(
-            "The PDF's pages are pictures without text.",
-            hint="Run OCR on it first, for example with `ocrmypdf in.pdf out.pdf`;"
-            ' pip install "ragstone[ocr]" will read such pages once that extra exists.',
-        )
+    if pages.pictures and obstacle:
+        raise NeedsOcr("The PDF's pages are pictures without text.", hint=obstacle)
+    if pages.by_ocr:
+        raise EmptyDocument("OCR found no text on the PDF's pages.")
     raise EmptyDocument("The PDF holds no text.")
 
 
-def _write_block(block: Block, draft: Draft) -> None:
-    if block.level:
-        draft.heading(block.text, block.level)
-    elif block.is_item:
-        draft.item(block.text)
-    else:
-        draft.paragraph(block.text, separator=" " if block.continues else "\n\n")
-
-
 def _warn_of_gaps(pages: _Pages, draft: Draft) -> None:
+    if pages.by_ocr:
+        draft.warn(f"{len(pages.by_ocr)} of {len(pages.lines)} pages were read by OCR.")
     textless = [n for n, lines in enumerate(pages.lines, start=1) if not lines]
     if textless:
         draft.warn(f"{_named(textless)} no text.")
+    if unread := [n for n in pages.pictures if n not in pages.by_ocr]:
+        draft.warn(f"{_named(unread)} pictures, which OCR might read.")
     garbled = [n for n, lines in enumerate(pages.lines, start=1) if _is_garbled(lines)]
     if garbled:
         draft.warn(f"{_named(garbled)} characters that the fonts do not explain.")

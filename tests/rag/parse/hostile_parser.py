@@ -78,6 +78,13 @@ def swell(draft):
     draft.metadata["swollen"] = "x" * 2 * 2**20
 
 
+def attach(draft, count, size):
+    """Attach more than a parser may: the draft does not count."""
+    draft.paragraph("attached")
+    for number in range(int(count)):
+        draft.attach(f"{number}.bin", "application/octet-stream", bytes(int(size)))
+
+
 def print_much(draft):
     for _ in range(100):
         sys.stdout.write("x" * 10_000)

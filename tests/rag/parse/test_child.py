@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from email.message import EmailMessage
 from pathlib import Path
 from threading import Thread
 
@@ -19,16 +20,18 @@ from rag.errors import (
     InvalidInput,
     MalformedDocument,
     NotFound,
+    ParseLimit,
     RagError,
     TooLarge,
     UnsupportedType,
 )
 from rag.parse import child, parse_document
 from rag.parse.child import ParserPool
+from rag.parse.options import Options
 from rag.work import Work, working
 from tests.rag.parse.pools import LIMITS, assert_works, do, hostile_pool, is_gone
 
-SET = {"PYTHONPATH", "OPENBLAS_NUM_THREADS"}
+SET = {"PYTHONPATH", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT"}
 PAGE = (
     "<html lang='en'><head><title>Bell Rock</title><meta name='author' content='Ann'></head><body>"
     "<h1>Bell Rock</h1><p>Lit in 1811 \U0001f4a1.</p><h2>The tower</h2><p>It is 35 m high.</p>"
@@ -46,6 +49,15 @@ def pdf():
         made.cell(text="Built between 1807 and 1810.")
     made.add_page()
     return bytes(made.output())
+
+
+def mail(*files):
+    made = EmailMessage()
+    made["Subject"] = "Bell Rock"
+    made.set_content("See the files.")
+    for name, content in files:
+        made.add_attachment(content, maintype="text", subtype="plain", filename=name)
+    return made.as_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +82,9 @@ def hostile():
         ("Grüße\nzwei".encode("cp1252"), {"name": "a.txt"}),
         (b"# One\n\ntext", {"name": "a", "media_type": "text/markdown", "title": "Mine"}),
         (b"text", {"name": "na\udcffme\x00.txt"}),
+        (mail(("a.txt", b"one"), ("\u00fc.txt", "zw\u00f6lf".encode())), {"name": "a.eml"}),
     ],
-    ids=["html", "pdf", "encoding", "options", "surrogates"],
+    ids=["html", "pdf", "encoding", "options", "surrogates", "attachments"],
 )
 def test_a_document_is_the_same_as_in_process(pool, content, options):
     expected = parse_document(content, **options)
@@ -253,8 +266,13 @@ def test_a_child_that_does_not_start(command):
         assert type(raised.value) is RagError
 
 
-def answered(header, *, max_chars=5):
-    return child._answer(json.dumps(header).encode(), "12345", 1, max_chars)
+def asked(**changes):
+    fields = {"name": "a", "media_type": None, "title": None, "max_chars": 5, "options": Options()}
+    return child._Asked(**(fields | changes))
+
+
+def answered(header, *, body=b"12345", output=10_000, **changes):
+    return child._answer(json.dumps(header).encode(), body, 1, asked(**changes), output)
 
 
 @pytest.mark.parametrize(
@@ -268,6 +286,13 @@ def answered(header, *, max_chars=5):
         {"error": "Cancelled", "message": "", "hint": ""},
         {"error": "SystemExit", "message": "", "hint": ""},
         {"error": ["RagError"], "message": "", "hint": ""},
+        {"attachments": [["a.txt", "text/plain", 6]]},
+        {"attachments": [["a.txt", "text/plain", -1]]},
+        {"attachments": [["a.txt", "text/plain"]]},
+        {"attachments": [["", "text/plain", 1]]},
+        {"attachments": [["a\u202eb", "text/plain", 1]]},
+        {"attachments": [["a" * 300, "text/plain", 1]]},
+        {"attachments": {"a.txt": 1}},
     ],
 )
 def test_an_answer_is_not_trusted(change):
@@ -279,12 +304,45 @@ def test_an_answer_is_not_trusted(change):
         answered(good, max_chars=4)
 
 
+def test_attachments_follow_the_text():
+    good = {"number": 1, "title": "a", "media_type": "b"}
+    files = [["a.txt", "text/plain", 2], ["b.txt", "text/html", 1]]
+    document = answered({**good, "attachments": files})
+    assert document.text == "12"
+    assert [(one.name, one.content) for one in document.attachments] == [
+        ("a.txt", b"34"), ("b.txt", b"5")
+    ]  # fmt: skip
+    for bounds in ({"max_attachments": 1}, {"max_attachment_bytes": 2}, {"max_attachments": 0}):
+        with pytest.raises(ValueError, match="more attached"):
+            answered({**good, "attachments": files}, options=Options(**bounds))
+
+
+def test_what_is_attached_is_no_room_for_text():
+    good = {"number": 1, "title": "a", "media_type": "b"}
+    room = len(json.dumps(good)) + 4
+    with pytest.raises(OverflowError):
+        answered(good, output=room)
+    assert answered(good, output=room + 1).text == "12345"
+
+
+def test_a_parser_cannot_attach_more_than_it_may(hostile):
+    few = Options(max_attachments=2, max_attachment_bytes=100)
+    taken = hostile.parse(b"do attach 2 50", name="hostile.txt", options=few)
+    assert [len(one.content) for one in taken.attachments] == [50, 50]
+    for much in (b"do attach 3 10", b"do attach 2 51"):
+        with pytest.raises(MalformedDocument, match="crashed"):
+            hostile.parse(much, name="hostile.txt", options=few)
+    with pytest.raises(ParseLimit, match="became more than"):
+        hostile.parse(b"do attach 70 1048576", name="hostile.txt", options=few)
+    assert_works(hostile)
+
+
 def test_nonsense_is_no_answer():
     for header in ([], "text", {}):
         with pytest.raises(ValueError, match="something else"):
             answered(header)
     with pytest.raises((RecursionError, ValueError)):
-        child._answer(b"[" * 1_000_000, "12345", 1, 5)
+        child._answer(b"[" * 1_000_000, b"12345", 1, asked(), 10_000)
 
 
 def fifo(path):

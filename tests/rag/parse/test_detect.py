@@ -65,7 +65,7 @@ def test_a_wrong_name_is_followed_by_a_warning():
         (OLE2 + "__substg1.0_1000".encode("utf-16-le"), "Save it as EML"),
         (OLE2, "OLE2"),
         (b"{\\rtf1 Hello}", "Rich Text Format"),
-        (b"\x89PNG\r\n\x1a\n", "PNG image"),
+        (b"GIF89a", "GIF image"),
         (b"\x1f\x8b\x08", "gzip"),
         (zipped(a="x"), "Unpack it"),
         (zipped(**{"[Content_Types].xml": "", "xl__workbook.bin": ""}), "xlsb"),

@@ -92,6 +92,16 @@ def test_spreadsheets_name_their_sheets():
     assert [h.title for h in document.headings] == ["Towers"]
 
 
+def test_a_value_that_fills_a_whole_row_is_not_read_without_end():
+    cell = '<table:table-cell table:number-columns-repeated="500"><text:p>x</text:p>'
+    document = parsed(
+        f"<table:table><table:table-row>{cell}</table:table-cell></table:table-row></table:table>",
+        kind="spreadsheet",
+    )
+    assert document.text == " | ".join("x" * 100)
+    assert document.warnings[-1].startswith("A cell that is repeated more than 100 times")
+
+
 def test_presentations_have_pages():
     slide = (
         "<draw:page><draw:frame><draw:text-box><text:p>{}</text:p></draw:text-box></draw:frame>{}"

@@ -108,7 +108,7 @@ def test_pictures_without_text_need_ocr(pdf, tmp_path):
     pdf.image(tmp_path / "scan.png")
     with pytest.raises(NeedsOcr) as error:
         parsed(pdf)
-    assert "ocr" in error.value.hint
+    assert "OCR" in error.value.hint
 
 
 def test_blank_pages_are_empty(pdf):
