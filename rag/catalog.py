@@ -4,11 +4,14 @@ A document has generations. Ingesting opens generation N (state `writing`), writ
 `flip` makes it the live one in one transaction; generation ids are never reused, so a point that a
 crash left behind can never come alive again. Deleting is one transaction too. `purged` forgets the
 stale generations once their points are gone.
+
+A document may have a parent: the mail that it is attached to. It lives and goes with it: a flip
+of the parent takes those children away that the new version no longer has, a delete all of them.
 """
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +29,7 @@ from rag.tables import (
     collections,
     documents,
     doomed,
+    enclosed,
     generations,
     jobs,
     tasks,
@@ -81,11 +85,15 @@ class DocumentRecord:
     warnings: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a flip makes live: the document's face and the counts of its new generation."""
+    """What a flip makes live: the document's face and the counts of its new generation.
+
+    `parent` is the document that it is attached to, `children` are those attached to it.
+    """
 
     document_id: str
     generation: int
@@ -101,6 +109,8 @@ class Revision:
     characters: int
     warnings: tuple[str, ...]
     token_chunks: Mapping[int, int]  # token id -> how many of the chunks hold it
+    parent: str | None = None
+    children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +221,7 @@ class Catalog:
             connection.execute(row.with_for_update())  # nothing is accepted into it any more
             mine = generations.c.collection_id == found.id
             hashes = _hashes(connection, mine, tasks.c.collection_id == found.id)
+            _forget_enclosed(connection, mine)
             for table in (tasks, jobs, token_chunks, documents, generations):
                 connection.execute(table.delete().where(table.c.collection_id == found.id))
             connection.execute(collections.delete().where(collections.c.id == found.id))
@@ -265,11 +276,13 @@ class Catalog:
         content_hash: str,
         text_hash: str,
         parsed_hash: str,
+        attached: Iterable[str] = (),
         within: sa.Connection | None = None,
     ) -> int:
         """Open a generation to write points into; invisible until `flip`.
 
-        The hashes are recorded from the start, so that no purge takes their objects away.
+        The hashes, `attached` those of its attachments, are recorded from the start, so that no
+        purge takes their objects away.
         """
         row = {
             "document_id": document_id,
@@ -289,15 +302,24 @@ class Catalog:
             self._database.lock_objects(connection, shared=True)
             found = _collection(connection, scope, name)
             result = connection.execute(generations.insert().values(collection_id=found.id, **row))
-        return int(result.inserted_primary_key[0])  # type: ignore[index] # one row was inserted
+            opened = int(result.inserted_primary_key[0])  # type: ignore[index] # one row was
+            if rows := [{"generation": opened, "content_hash": h} for h in sorted(set(attached))]:
+                connection.execute(enclosed.insert(), rows)
+        return opened
+
+    def encloses(self, generation: int) -> bool:
+        """Whether a generation has attachments."""
+        query = sa.select(enclosed.c.generation).where(enclosed.c.generation == generation)
+        with self._database.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def flip(
         self, scope: Scope, name: str, revision: Revision, *, within: sa.Connection | None = None
     ) -> bool:
         """Make the revision's generation the live one, in one transaction.
 
-        False when a newer generation is live already, or this one was given up: then only its
-        points have to go.
+        Children that the revision does not name are deleted with it. False when a newer generation
+        is live already, or this one was given up: then only its points have to go.
         """
         with self._write(within) as connection:
             found = _collection(connection, scope, name)
@@ -313,6 +335,8 @@ class Catalog:
             if live is not None:
                 self._count(connection, found, live.generation, -1)
                 _mark_stale(connection, [live.generation])
+            if gone := _descendants(connection, found, revision.document_id, revision.children):
+                self._delete_attached(connection, found, gone)
         return True
 
     def delete_document(
@@ -320,20 +344,17 @@ class Catalog:
     ) -> None:
         """Effective at commit; the points of its generations are purged behind it.
 
-        Raises NotFound.
+        Its attachments go with it. Raises NotFound.
         """
         with self._write(within) as connection:
             found = _collection(connection, scope, name)
             live = self._lock_document(connection, found, document_id)
             if live is None:
                 raise _no_document(document_id, name)
-            self._count(connection, found, live.generation, -1)
-            connection.execute(
-                documents.delete().where(
-                    documents.c.collection_id == found.id, documents.c.document_id == document_id
-                )
-            )
-            _mark_stale(connection, [live.generation])
+            below = _descendants(connection, found, document_id)
+            self._delete(connection, found, document_id, live.generation)
+            if below:
+                self._delete_attached(connection, found, below)
 
     def abandon(self, scope: Scope, name: str, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""
@@ -369,6 +390,7 @@ class Catalog:
                 ~_is_held(),
             )
             hashes = _hashes(connection, mine)
+            _forget_enclosed(connection, mine)
             connection.execute(generations.delete().where(mine))
             self.doom(connection, hashes)
         self.drop_doomed()
@@ -472,6 +494,62 @@ class Catalog:
         row = sa.select(collections.c.id).where(collections.c.id == found.id)
         connection.execute(row.with_for_update(key_share=True))
 
+    def descendants(
+        self,
+        scope: Scope,
+        name: str,
+        document_id: str,
+        *,
+        but: Iterable[str] = (),
+        within: sa.Connection | None = None,
+    ) -> set[str]:
+        """Ids of what is attached to a document, and to that, and so on: live or only accepted.
+
+        Without its children `but` and what is attached to those.
+        """
+        with self._read(within) as connection:
+            found = _collection(connection, scope, name)
+            return _descendants(connection, found, document_id, but)
+
+    def orphans(self) -> list[tuple[Scope, str, str]]:
+        """(scope, collection, document) of attachments whose parent is not there."""
+        parents = documents.alias()
+        query = (
+            sa.select(collections.c.tenant, collections.c.name, documents.c.document_id)
+            .join(collections, collections.c.id == documents.c.collection_id)
+            .where(
+                documents.c.parent.is_not(None),
+                ~sa.exists().where(
+                    parents.c.collection_id == documents.c.collection_id,
+                    parents.c.document_id == documents.c.parent,
+                ),
+            )
+        )
+        with self._database.read() as connection:
+            return [(Scope(row[0]), row[1], row[2]) for row in connection.execute(query)]
+
+    def _delete(
+        self, connection: sa.Connection, found: Collection, document_id: str, generation: int
+    ) -> None:
+        self._count(connection, found, generation, -1)
+        connection.execute(
+            documents.delete().where(
+                documents.c.collection_id == found.id, documents.c.document_id == document_id
+            )
+        )
+        _mark_stale(connection, [generation])
+
+    def _delete_attached(self, connection: sa.Connection, found: Collection, ids: Set[str]) -> None:
+        """Delete those of the documents that are live attachments."""
+        for part in _in_parts(ids):
+            query = sa.select(documents.c.document_id, documents.c.generation).where(
+                documents.c.collection_id == found.id,
+                documents.c.document_id.in_(part),
+                documents.c.parent.is_not(None),  # else somebody made it a document of its own
+            )
+            for row in connection.execute(query).all():
+                self._delete(connection, found, row.document_id, row.generation)
+
     def _lock_document(
         self, connection: sa.Connection, found: Collection, document_id: str
     ) -> sa.Row[Any] | None:
@@ -509,6 +587,7 @@ class Catalog:
             "content_hash": revision.content_hash,
             "fingerprint": revision.fingerprint,
             "updated_at": now,
+            "parent": revision.parent,
         }
         key = {"collection_id": found.id, "document_id": revision.document_id}
         if replace:
@@ -599,6 +678,10 @@ def _hashes(
     columns = [generations.c[name] for name in _HASHES]
     rows = connection.execute(sa.select(*columns).where(which)).all()
     found = {value for row in rows for value in row}
+    attached = sa.select(enclosed.c.content_hash).join(
+        generations, generations.c.id == enclosed.c.generation
+    )
+    found.update(connection.execute(attached.where(which)).scalars())
     if sent is not None:
         found.update(connection.execute(sa.select(tasks.c.content_hash).where(sent)).scalars())
     return found - {""}
@@ -621,12 +704,50 @@ def _is_held() -> sa.ColumnElement[bool]:
 def _unused(connection: sa.Connection, hashes: Set[str]) -> list[str]:
     """Those of the hashes that neither a generation nor a task refers to."""
     used: set[str] = set()
-    for column in (*(generations.c[name] for name in _HASHES), tasks.c.content_hash):
-        # In parts, because databases bound the number of parameters.
-        for at in range(0, len(hashes), 500):
-            part = sorted(hashes)[at : at + 500]
+    columns = (
+        *(generations.c[name] for name in _HASHES), tasks.c.content_hash, enclosed.c.content_hash,
+    )  # fmt: skip
+    for column in columns:
+        for part in _in_parts(hashes):
             used.update(connection.execute(sa.select(column).where(column.in_(part))).scalars())
     return sorted(hashes - used)
+
+
+def _in_parts(values: Set[str]) -> Iterator[list[str]]:
+    """All values in lists of bounded length, because databases bound the number of parameters."""
+    ordered = sorted(values)
+    for at in range(0, len(ordered), 500):
+        yield ordered[at : at + 500]
+
+
+def _descendants(
+    connection: sa.Connection, found: Collection, document_id: str, but: Iterable[str] = ()
+) -> set[str]:
+    """What is attached to a document, and so on, without its children `but` and theirs."""
+    below: set[str] = set()
+    last = _children(connection, found, {document_id}) - {document_id, *but}
+    while last:
+        below |= last
+        last = _children(connection, found, last) - below - {document_id}
+    return below
+
+
+def _children(connection: sa.Connection, found: Collection, parents: Set[str]) -> set[str]:
+    """Ids of the documents attached to one of the parents, live or only accepted."""
+    ids: set[str] = set()
+    for table in (documents, tasks):
+        for part in _in_parts(parents):
+            query = sa.select(table.c.document_id).where(
+                table.c.collection_id == found.id, table.c.parent.in_(part)
+            )
+            ids.update(connection.execute(query).scalars())
+    return ids
+
+
+def _forget_enclosed(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Forget the attachments of some generations, before these are deleted."""
+    ids = sa.select(generations.c.id).where(which)
+    connection.execute(enclosed.delete().where(enclosed.c.generation.in_(ids)))
 
 
 def _is_writing(connection: sa.Connection, generation: int) -> bool:

@@ -26,6 +26,7 @@ Kind = Literal[
     "unfinished object",
     "unpurged generation",
     "unfinished generation",
+    "orphan attachment",
 ]
 
 
@@ -50,6 +51,9 @@ def examine(parts: Parts) -> Iterator[Finding]:
     known = {collection.physical for collection in found}
     for physical in sorted(set(parts.store.physical_names()) - known):
         yield Finding("orphan vectors", physical, partial(parts.store.drop_physical, physical))
+    for scope, name, document_id in parts.catalog.orphans():
+        delete = partial(_delete, parts, scope, name, document_id)
+        yield Finding("orphan attachment", f"{scope.tenant}/{name}: {document_id!r}", delete)
     yield from _objects(parts)
 
 
@@ -98,6 +102,13 @@ def _give_up(
     """Purge what an interrupted process began to write, and nobody will finish."""
     parts.catalog.abandon(scope, collection, generation)
     steps.purge(parts, scope, collection, document_id)
+
+
+def _delete(parts: Parts, scope: Scope, collection: str, document_id: str) -> None:
+    """Delete an attachment whose mail is gone."""
+    attached = parts.journal.delete_document(scope, collection, document_id)
+    for gone in (document_id, *attached):
+        steps.purge(parts, scope, collection, gone)
 
 
 def _rewrite(parts: Parts, scope: Scope, collection: Collection, document_id: str) -> None:

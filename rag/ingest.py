@@ -12,9 +12,11 @@ from rag import parsed
 from rag.catalog import Collection, DocumentRecord, Revision
 from rag.collection import index_of, source_fingerprint
 from rag.errors import NotFound, RagError
+from rag.journal import Arrival
 from rag.language import language_warning
 from rag.objects import digest
 from rag.parse import text_document
+from rag.parse.options import Options
 from rag.parts import Parts
 from rag.settings import Settings
 from rag.sources import Source, check_id, check_metadata
@@ -38,8 +40,8 @@ class Keeper(Protocol):
     def generation(self) -> tuple[int, str, str] | None:
         """(id, text hash, parsed hash) of what an earlier attempt was writing; None without one."""
 
-    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
-        """A new generation to write into."""
+    def opened(self, *, text_hash: str, parsed_hash: str, attached: Sequence[str]) -> int:
+        """A new generation to write into, which refers to objects of these digests."""
 
     def stored(self) -> int:
         """How many chunks of the generation are in the store already, and on its disk."""
@@ -47,14 +49,15 @@ class Keeper(Protocol):
     def progress(self, stage: str, done: int = 0, total: int = 0) -> None:
         """How far the document is."""
 
-    def flip(self, revision: Revision) -> DocumentReport:
-        """Make the generation the live one."""
+    def flip(self, revision: Revision, children: Sequence[Arrival]) -> DocumentReport:
+        """Make the generation the live one, and see to what is attached to it."""
 
 
 def read(source: Source, settings: Settings) -> bytes:
     """The source's bytes, its id and metadata checked. Raises InvalidInput, TooLarge, NotFound."""
     check_id(source.document_id)
-    check_metadata(source.metadata, settings.max_metadata_bytes)
+    if not source.parent:  # the metadata of an attachment are its parent's, with one more
+        check_metadata(source.metadata, settings.max_metadata_bytes)
     return source.read(settings.max_file_bytes)
 
 
@@ -81,13 +84,29 @@ def parse(parts: Parts, source: Source, content: bytes) -> Document:
         media_type=source.media_type,
         title=source.title,
         max_chars=parts.settings.max_text_chars,
+        options=parse_options(parts.settings, source),
+    )
+
+
+def parse_options(settings: Settings, source: Source) -> Options:
+    """What the settings let a parser do with a source."""
+    is_deep = source.depth >= settings.max_attachment_depth
+    return Options(
+        password=source.password,
+        max_attachments=0 if is_deep else settings.max_attachments,
+        max_attachment_bytes=settings.max_attachment_bytes,
+        ocr=settings.ocr_languages if settings.ocr == "auto" else "",
+        ocr_data=str(settings.ocr_data or ""),
     )
 
 
 def open_generation(parts: Parts, keeper: Keeper, document: Document) -> int:
     """A generation for the document, its text and structure kept before anything is written."""
     text, structure = document.text.encode("utf8"), parsed.pack(document)
-    opened = keeper.opened(text_hash=digest(text), parsed_hash=digest(structure))
+    attached = [attachment.content_hash for attachment in document.attachments]
+    opened = keeper.opened(text_hash=digest(text), parsed_hash=digest(structure), attached=attached)
+    for attachment in document.attachments:
+        parts.objects.put(attachment.content)
     parts.objects.put(text)
     parts.objects.put(structure)
     return opened
@@ -104,7 +123,10 @@ def resume(parts: Parts, keeper: Keeper) -> tuple[int, Document] | None:
         return None
     if not parsed.is_current(structure):
         return None
-    return generation, parsed.unpack(text, structure)
+    document = parsed.unpack(text, structure)
+    if not all(parts.objects.has(one.content_hash) for one in document.attachments):
+        return None
+    return generation, document
 
 
 def embed(
@@ -142,6 +164,7 @@ def revision(
     document: Document,
     split: Split,
     generation: int,
+    children: Sequence[Arrival],
 ) -> Revision:
     """What the flip makes live."""
     return Revision(
@@ -159,6 +182,8 @@ def revision(
         characters=len(document.text),
         warnings=_warnings(parts, document, split),
         token_chunks=split.token_chunks,
+        parent=source.parent or None,
+        children=tuple(child.source.document_id for child in children),
     )
 
 
@@ -193,6 +218,8 @@ class Unjournaled:
         self._parts, self._scope, self._found = parts, scope, found
         self._source, self._content, self._on_progress = source, content, on_progress
         self._opened: int | None = None
+        self.children: Sequence[Arrival] = ()  # what the caller is to see to
+        self._gone: set[str] = set()
 
     def __enter__(self) -> "Unjournaled":
         return self
@@ -204,7 +231,8 @@ class Unjournaled:
                 self._parts.catalog.abandon(self._scope, name, self._opened)
             except RagError as error:
                 log.warning("generation %d stays unfinished and invisible: %s", self._opened, error)
-        purge(self._parts, self._scope, name, document_id)
+        for gone in (document_id, *sorted(self._gone)):
+            purge(self._parts, self._scope, name, gone)
 
     def generation(self) -> None:
         """Nothing is left of earlier attempts."""
@@ -213,7 +241,7 @@ class Unjournaled:
         """Nothing."""
         return 0
 
-    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
+    def opened(self, *, text_hash: str, parsed_hash: str, attached: Sequence[str]) -> int:
         """A new generation to write into."""
         self._opened = self._parts.catalog.begin_generation(
             self._scope,
@@ -222,6 +250,7 @@ class Unjournaled:
             content_hash=digest(self._content),
             text_hash=text_hash,
             parsed_hash=parsed_hash,
+            attached=attached,
         )
         self._parts.objects.put(self._content)
         return self._opened
@@ -230,11 +259,13 @@ class Unjournaled:
         """Tell the caller."""
         self._on_progress(Progress(self._source.name, stage, done, total))
 
-    def flip(self, revision: Revision) -> DocumentReport:
+    def flip(self, revision: Revision, children: Sequence[Arrival]) -> DocumentReport:
         """Make the generation the live one, in one transaction."""
         catalog, scope, name = self._parts.catalog, self._scope, self._found.name
         replaces = bool(catalog.live_generations(scope, name, [revision.document_id]))
+        self._gone = catalog.descendants(scope, name, revision.document_id, but=revision.children)
         catalog.flip(scope, name, revision)
+        self.children = children
         return report_of(revision, "replaced" if replaces else "ingested")
 
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import BinaryIO
 
+from rag.attachments import missing
 from rag.catalog import Revision
 from rag.collection import check_embedder, index_of
 from rag.errors import (
@@ -267,7 +268,7 @@ class Ingestor:
         parts, scope = self._parts, task.scope
         found = parts.catalog.collection(scope, task.collection)
         if same := unchanged(parts, scope, found, task.source, task.content_hash):
-            self._journal.unchanged(task, same)
+            self._journal.unchanged(task, same, missing(parts, scope, found, task.source))
             return
         check_embedder(found, parts.embedder)
         if not found.chunks:  # a crash may have come between the collection's row and its vectors
@@ -331,10 +332,10 @@ class Journaled:
         """What an earlier attempt was writing."""
         return self._journal.written(self._task)
 
-    def opened(self, *, text_hash: str, parsed_hash: str) -> int:
+    def opened(self, *, text_hash: str, parsed_hash: str, attached: Sequence[str]) -> int:
         """A new generation to write into."""
         self._task = self._journal.open_generation(
-            self._task, text_hash=text_hash, parsed_hash=parsed_hash
+            self._task, text_hash=text_hash, parsed_hash=parsed_hash, attached=attached
         )
         assert self._task.generation is not None
         return self._task.generation
@@ -347,10 +348,15 @@ class Journaled:
         """Write it down. Raises LeaseLost."""
         self._journal.progress(self._task, stage, done, total)
 
-    def flip(self, revision: Revision) -> DocumentReport:
-        """Make the generation the live one and the task done, in one transaction."""
-        return self._journal.flip(
-            self._task,
+    def flip(self, revision: Revision, children: Sequence[Arrival]) -> DocumentReport:
+        """Make the generation live, queue its attachments and end the task, in one transaction."""
+        task = self._task
+        report, gone = self._journal.flip(
+            task,
             revision,
             lambda replaced: report_of(revision, "replaced" if replaced else "ingested"),
+            children,
         )
+        for document_id in sorted(gone):
+            purge(self._parts, task.scope, task.collection, document_id)
+        return report

@@ -12,11 +12,14 @@ A job is what was sent together, a task one document of it. A task's states:
 The move to `done` is part of the transaction that makes the document live, so neither can be there
 without the other. Who lost a lease (it slept too long, its machine was gone) can finish nothing:
 every step asks first whether the task is still its own.
+
+The transaction that makes a mail live also queues its attachments, as tasks of the same job, and
+cancels those of attachments that it no longer has. A password is kept until its task ends.
 """
 
 import json
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from rag import errors
-from rag.catalog import Catalog, Revision
+from rag.catalog import Catalog, Collection, Revision
 from rag.database import Database, utc
 from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
 from rag.objects import digest
@@ -157,8 +160,7 @@ class Journal:
         same job; Conflict when something else was sent under it. Raises NotFound, Overloaded.
         """
         now = _now()
-        sent = [(_packed(arrival.source), arrival.content_hash) for arrival in arrivals]
-        request_hash = digest(json.dumps(sent, sort_keys=True).encode())
+        request_hash = _request_hash(arrivals)
         with _same_key_at_once(), self._database.write() as connection:
             found = self._catalog.collection(scope, collection, within=connection)
             if key is not None:
@@ -188,23 +190,12 @@ class Journal:
             )
             rows = [
                 {
-                    "job_id": job_id,
-                    "position": position,
-                    "collection_id": found.id,
-                    "document_id": source["id"],
-                    "source": source,
-                    "content_hash": content_hash,
+                    **_row(arrival, job_id, position, found, now),
                     "state": "receiving",
-                    "stage": "",
-                    "done": 0,
-                    "total": 0,
-                    "starts": 0,
-                    "retries": 0,
                     "owner": self.owner,
                     "lease_until": now + LEASE,
-                    "updated_at": now,
                 }
-                for position, (source, content_hash) in enumerate(sent)
+                for position, arrival in enumerate(arrivals)
             ]
             connection.execute(tasks.insert(), rows)
         return job_id, True
@@ -283,12 +274,12 @@ class Journal:
             )
             return self._task(connection, picked)
 
-    def renew(self, held: Collection[str]) -> set[str]:
+    def renew(self, held: Iterable[str]) -> set[str]:
         """Renew the leases of claims, and of what is being received.
 
         Returns those of the claims that still hold.
         """
-        claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(held))
+        claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(list(held)))
         received = sa.and_(tasks.c.state == "receiving", tasks.c.owner == self.owner)
         with self._database.write() as connection:
             query = tasks.update().where(sa.or_(claimed, received))
@@ -303,7 +294,9 @@ class Journal:
             )
             connection.execute(tasks.update().where(mine).values(owner=None, lease_until=None))
 
-    def open_generation(self, task: Task, *, text_hash: str, parsed_hash: str) -> Task:
+    def open_generation(
+        self, task: Task, *, text_hash: str, parsed_hash: str, attached: Iterable[str] = ()
+    ) -> Task:
         """A generation for the task to write into. Raises LeaseLost."""
         with self._database.write() as connection:
             self._hold(connection, task)
@@ -315,6 +308,7 @@ class Journal:
                 content_hash=task.content_hash,
                 text_hash=text_hash,
                 parsed_hash=parsed_hash,
+                attached=attached,
                 within=connection,
             )
             self._set(connection, task, generation=opened, done=0, total=0, starts=0)
@@ -336,12 +330,19 @@ class Journal:
             self._set(connection, task, stage=stage, done=done, total=total, **got_on)
 
     def flip(
-        self, task: Task, revision: Revision, report_of: Callable[[bool], DocumentReport]
-    ) -> DocumentReport:
+        self,
+        task: Task,
+        revision: Revision,
+        report_of: Callable[[bool], DocumentReport],
+        children: Sequence[Arrival] = (),
+    ) -> tuple[DocumentReport, set[str]]:
         """Make the task's generation the live one and the task done, in one transaction.
 
-        `report_of` makes the report of whether a document was replaced. Raises LeaseLost.
+        `report_of` makes the report of whether a document was replaced. `children` are queued, the
+        revision's attachments; those that it no longer has are deleted with what was accepted of
+        them, and their ids returned: their points are to be purged. Raises LeaseLost.
         """
+        gone: set[str] = set()
         with self._database.write() as connection:
             found = self._catalog.collection(task.scope, task.collection, within=connection)
             self._catalog.lock(connection, found)
@@ -349,17 +350,42 @@ class Journal:
             live = self._catalog.live_generations(
                 task.scope, task.collection, [task.document_id], within=connection
             )
+            is_newer = live.get(task.document_id, 0) < revision.generation
+            if is_newer:
+                # Before the flip: tasks are locked before generations.
+                gone = self._catalog.descendants(
+                    task.scope,
+                    task.collection,
+                    task.document_id,
+                    but=revision.children,
+                    within=connection,
+                )
+                self._give_up(connection, *_attached(found, gone))
             flipped = self._catalog.flip(task.scope, task.collection, revision, within=connection)
-            if not flipped and live.get(task.document_id, 0) < revision.generation:
+            if not flipped and is_newer:
                 raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
             report = report_of(bool(live))
+            if flipped and children:
+                self._queue(connection, task, found, children)
             self._end(connection, task, "done", report=asdict(report))
-        return report
+        return report, gone
 
-    def unchanged(self, task: Task, report: DocumentReport) -> None:
-        """The document was made of the same already. Raises LeaseLost."""
+    def unchanged(
+        self, task: Task, report: DocumentReport, children: Sequence[Arrival] = ()
+    ) -> None:
+        """The document was made of the same already; `children` of it are missing, and queued.
+
+        Raises LeaseLost.
+        """
         with self._database.write() as connection:
+            found = self._catalog.collection(task.scope, task.collection, within=connection)
+            if children:  # a delete of the document comes before this, or after it
+                self._catalog.lock(connection, found)
             self._hold(connection, task)
+            if children and self._catalog.live_generations(
+                task.scope, task.collection, [task.document_id], within=connection
+            ):
+                self._queue(connection, task, found, children)
             self._end(connection, task, "done", report=asdict(report))
 
     def fail(self, task: Task, error: RagError) -> None:
@@ -453,23 +479,34 @@ class Journal:
     # Asking for
 
     def retry(self, scope: Scope, job_id: str) -> Job:
-        """Queue a job's failed and cancelled documents again. Raises NotFound, Conflict."""
+        """Queue a job's failed and cancelled documents again.
+
+        Not those that came with a password, which is forgotten. Raises NotFound, Conflict.
+        """
         self.job(scope, job_id)
         with self._database.write() as connection:
+            ended = sa.and_(
+                tasks.c.job_id == job_id,
+                tasks.c.state.in_(("failed", "cancelled")),
+                tasks.c.content_hash != "",  # those of deleted documents are gone
+                sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now()),
+            )
+            locked = connection.execute(
+                tasks.update()
+                .where(ended, tasks.c.password.is_not(None))
+                .values(error=asdict(Failure.of(_forgotten_password())))
+            )
             changed = connection.execute(
                 tasks.update()
-                .where(
-                    tasks.c.job_id == job_id,
-                    tasks.c.state.in_(("failed", "cancelled")),
-                    tasks.c.content_hash != "",  # those of deleted documents are gone
-                    sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now()),
-                )
+                .where(ended, tasks.c.password.is_(None))
                 .values(
                     state="queued", stage="", done=0, total=0, generation=None, starts=0, retries=0,
                     not_before=None, owner=None, lease_until=None, report=None, error=None,
                     updated_at=_now(),
                 )
             )  # fmt: skip
+            if locked.rowcount and not changed.rowcount:
+                raise _forgotten_password()
         if not changed.rowcount:
             raise Conflict(
                 f"No document of job {job_id} failed or was cancelled, or it was deleted since.",
@@ -484,27 +521,24 @@ class Journal:
             self._cancel(connection, tasks.c.job_id == job_id)
         return self.job(scope, job_id)
 
-    def delete_document(self, scope: Scope, collection: str, document_id: str) -> None:
+    def delete_document(self, scope: Scope, collection: str, document_id: str) -> set[str]:
         """Delete a document, and cancel what was accepted of it before. Effective at commit.
 
-        Raises NotFound when there is neither.
+        So are its attachments, whose ids are returned. Raises NotFound when there is neither.
         """
         with self._database.write() as connection:
             found = self._catalog.collection(scope, collection, within=connection)
             self._catalog.lock(connection, found)
             mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
-            cancelled = self._cancel(connection, mine)
-            # What is only being received is promised later than this, and stays.
-            ended = sa.and_(mine, tasks.c.state != "receiving")
-            sent = set(connection.execute(sa.select(tasks.c.content_hash).where(ended)).scalars())
-            connection.execute(tasks.update().where(ended).values(content_hash=""))
+            below = self._catalog.descendants(scope, collection, document_id, within=connection)
+            cancelled = self._give_up(connection, mine, *_attached(found, below))
             try:
                 self._catalog.delete_document(scope, collection, document_id, within=connection)
             except NotFound:
                 if not cancelled:
                     raise
-            self._catalog.doom(connection, sent - {""})
         self._catalog.drop_doomed()
+        return below
 
     def forget(self, before: datetime) -> None:
         """Forget jobs that ended before a time, and what was only kept for trying them again."""
@@ -539,19 +573,51 @@ class Journal:
         connection.execute(jobs.delete().where(~sa.exists().where(tasks.c.job_id == jobs.c.id)))
         self._catalog.doom(connection, hashes - {""})
 
-    def _cancel(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+    def _cancel(self, connection: sa.Connection, *which: sa.ColumnElement[bool]) -> int:
         """Cancel tasks that wait or run.
 
         Whoever works on one finds out at its next step; until it lets go its lease keeps what it
         wrote from being purged, or the rest of it would come behind.
         """
         # All in one order, and before their generations: so does everybody who holds a task.
-        lock = sa.select(tasks.c.id).where(which).order_by(tasks.c.id).with_for_update()
-        connection.execute(lock)
-        mine = sa.and_(which, tasks.c.state.in_(("queued", "running")))
-        self._abandon(connection, mine)
-        query = tasks.update().where(mine).values(state="cancelled", updated_at=_now())
-        return connection.execute(query).rowcount
+        for one in which:
+            lock = sa.select(tasks.c.id).where(one).order_by(tasks.c.id).with_for_update()
+            connection.execute(lock)
+        cancelled = 0
+        for one in which:
+            mine = sa.and_(one, tasks.c.state.in_(("queued", "running")))
+            self._abandon(connection, mine)
+            query = tasks.update().where(mine)
+            query = query.values(state="cancelled", password=_forgotten(), updated_at=_now())
+            cancelled += connection.execute(query).rowcount
+        return cancelled
+
+    def _give_up(self, connection: sa.Connection, *which: sa.ColumnElement[bool]) -> int:
+        """Cancel tasks; nothing of these documents is tried again. Returns how many were open."""
+        cancelled = self._cancel(connection, *which)
+        for mine in which:
+            # What is only being received is promised later than this, and stays.
+            ended = sa.and_(mine, tasks.c.state != "receiving")
+            sent = set(connection.execute(sa.select(tasks.c.content_hash).where(ended)).scalars())
+            connection.execute(tasks.update().where(ended).values(content_hash=""))
+            self._catalog.doom(connection, sent - {""})
+        return cancelled
+
+    def _queue(
+        self,
+        connection: sa.Connection,
+        task: Task,
+        found: Collection,
+        children: Sequence[Arrival],
+    ) -> None:
+        """Queue a document's attachments in its job. Their bytes are kept by its generation."""
+        query = sa.select(sa.func.max(tasks.c.position)).where(tasks.c.job_id == task.job_id)
+        first = int(connection.execute(query).scalar_one()) + 1
+        rows = [
+            {**_row(child, task.job_id, position, found, _now()), "state": "queued"}
+            for position, child in enumerate(children, start=first)
+        ]
+        connection.execute(tasks.insert(), rows)
 
     def _is_receiving(self, connection: sa.Connection, job_id: str) -> bool:
         mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
@@ -574,7 +640,8 @@ class Journal:
     def _end(self, connection: sa.Connection, task: Task, state: State, **values: object) -> None:
         # The bytes are the generation's from now on: nobody will have to try again.
         cleared = {"error": None, "content_hash": ""} if state == "done" else {}
-        self._set(connection, task, state=state, owner=None, lease_until=None, **cleared, **values)
+        values = {**cleared, "password": _forgotten(), **values}
+        self._set(connection, task, state=state, owner=None, lease_until=None, **values)
 
     def _set(self, connection: sa.Connection, task: Task, **values: object) -> None:
         connection.execute(
@@ -612,7 +679,7 @@ def _task(row: Mapping[Any, Any]) -> Task:
     return Task(
         scope=Scope(fields["tenant"]),
         collection=fields["name"],
-        source=Source(**fields["source"]),
+        source=Source(**fields["source"], password=fields["password"] or None),
         report=_report(report) if report else None,
         error=Failure(**error) if error else None,
         **{
@@ -638,8 +705,69 @@ def _same_key_at_once() -> Iterator[None]:
         raise Overloaded("Something like it is just being received. Try again.") from None
 
 
+def _row(
+    arrival: Arrival, job_id: str, position: int, found: Collection, now: datetime
+) -> dict[str, Any]:
+    """A task as it begins, but for its state."""
+    source = arrival.source
+    return {
+        "job_id": job_id,
+        "position": position,
+        "collection_id": found.id,
+        "document_id": source.document_id,
+        "parent": source.parent or None,
+        "source": _packed(source),
+        "password": source.password or None,
+        "content_hash": arrival.content_hash,
+        "stage": "",
+        "done": 0,
+        "total": 0,
+        "starts": 0,
+        "retries": 0,
+        "updated_at": now,
+    }
+
+
+def _request_hash(arrivals: Sequence[Arrival]) -> str:
+    """What was sent, but of passwords only whether there is one: guesses could be tried on more."""
+    sent = [
+        (_packed(one.source), one.content_hash, *(["password"] if one.source.password else []))
+        for one in arrivals
+    ]
+    return digest(json.dumps(sent, sort_keys=True).encode())
+
+
+def _attached(found: Collection, ids: Set[str]) -> list[sa.ColumnElement[bool]]:
+    """Picks the tasks of attachments; several, because databases bound the number of parameters."""
+    ordered = sorted(ids)
+    return [
+        sa.and_(
+            tasks.c.collection_id == found.id,
+            tasks.c.document_id.in_(ordered[at : at + 500]),
+            tasks.c.parent.is_not(None),  # else somebody sent it as a document of its own
+        )
+        for at in range(0, len(ordered), 500)
+    ]
+
+
+def _forgotten() -> sa.ColumnElement[str | None]:
+    """What is left of a task's password: whether there was one."""
+    return sa.case((tasks.c.password.is_not(None), ""), else_=None)
+
+
+def _forgotten_password() -> Conflict:
+    return Conflict(
+        "The document came with a password, which was forgotten when the attempt ended.",
+        hint="Send the document again, with its password.",
+    )
+
+
 def _packed(source: Source) -> dict[str, Any]:
-    """All of a source but its bytes; `is_text` says that they are a text to be taken as it is."""
+    """All of a source but its bytes and its password.
+
+    `is_text` says that the bytes are a text to be taken as it is.
+    """
+    attached = {"parent": source.parent, "depth": source.depth} if source.parent else {}
     return {
         "name": source.name,
         "origin": source.origin,
@@ -648,6 +776,7 @@ def _packed(source: Source) -> dict[str, Any]:
         "media_type": source.media_type,
         "metadata": dict(source.metadata),
         "is_text": source.is_text,
+        **attached,
     }
 
 

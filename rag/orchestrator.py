@@ -5,6 +5,7 @@ ingest:  bytes -> parse -> split -> embed -> store   (visible all at once or not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +13,13 @@ from rag import collection as shelf
 from rag import ingest as steps
 from rag import types as t
 from rag.answer import compose
+from rag.attachments import enclosed, missing
 from rag.catalog import Collection
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import InvalidInput, NotFound
 from rag.generate import Request, refuse
+from rag.journal import Arrival
 from rag.objects import digest
 from rag.pack import pack
 from rag.parts import Parts, open_parts
@@ -147,14 +150,18 @@ class Orchestrator:
         *paths: str | Path,
         collection: str = "default",
         metadata: t.Metadata | None = None,
+        password: str | None = None,
         on_progress: steps.OnProgress = steps.ignore,
     ) -> list[t.DocumentReport]:
-        """Ingest files and folders, a report each; a file that fails does not stop the others."""
+        """Ingest files and folders, a report each; a file that fails does not stop the others.
+
+        What is attached to a mail has a report of its own. `password` opens files that have one.
+        """
         shelf.ensure(self.parts, self.scope, collection)
         reports = []
-        for source in find(paths, metadata=metadata):
+        for source in find(paths, metadata=metadata, password=password):
             try:
-                reports.append(self.add(source, collection=collection, on_progress=on_progress))
+                reports += self.add_all(source, collection=collection, on_progress=on_progress)
             except (InvalidInput, NotFound) as error:
                 reports.append(steps.failed(source, error))
         return reports
@@ -166,15 +173,38 @@ class Orchestrator:
         collection: str = "default",
         on_progress: steps.OnProgress = steps.ignore,
     ) -> t.DocumentReport:
-        """Ingest one document; until the flip, searches see what was there before."""
+        """Ingest one document; until the flip, searches see what was there before.
+
+        Its report; `add_all` has those of what is attached to it as well.
+        """
+        return self.add_all(source, collection=collection, on_progress=on_progress)[0]
+
+    def add_all(
+        self,
+        source: Source,
+        *,
+        collection: str = "default",
+        on_progress: steps.OnProgress = steps.ignore,
+    ) -> list[t.DocumentReport]:
+        """Ingest a document and then what is attached to it, a report each."""
         parts, scope = self.parts, self.scope
         found = parts.catalog.collection(scope, collection)
         shelf.check_embedder(found, parts.embedder)
         content = steps.read(source, parts.settings)
-        if same := steps.unchanged(parts, scope, found, source, digest(content)):
-            return same
-        with steps.Unjournaled(parts, scope, found, source, content, on_progress) as keeper:
-            return self.build(source, content, found, keeper)
+        if report := steps.unchanged(parts, scope, found, source, digest(content)):
+            children: Sequence[Arrival] = missing(parts, scope, found, source)
+        else:
+            with steps.Unjournaled(parts, scope, found, source, content, on_progress) as keeper:
+                report = self.build(source, content, found, keeper)
+            children = keeper.children
+        reports = [report]
+        for child in children:
+            file = replace(child.source, content=parts.objects.get(child.content_hash))
+            try:
+                reports += self.add_all(file, collection=collection, on_progress=on_progress)
+            except InvalidInput as error:
+                reports.append(steps.failed(file, error))
+        return reports
 
     def build(
         self, source: Source, content: bytes, found: Collection, keeper: steps.Keeper
@@ -193,16 +223,20 @@ class Orchestrator:
         for chunks, vectors in steps.embed(parts, split.chunks[keeper.stored() :]):
             steps.store(parts, scope, found, chunks, vectors)
             keeper.progress("embed", chunks[-1].index + 1, total)
-        made = steps.revision(parts, source, digest(content), document, split, generation)
-        return keeper.flip(made)
+        children = enclosed(source, document)
+        content_hash = digest(content)
+        made = steps.revision(parts, source, content_hash, document, split, generation, children)
+        return keeper.flip(made, children)
 
     def delete(self, document_id: str, *, collection: str = "default") -> None:
         """Delete a document: gone from answers when this returns, and its points with it.
 
-        What was accepted of it before, and is not done yet, is cancelled.
+        What was accepted of it before, and is not done yet, is cancelled. What is attached to it
+        goes with it.
         """
-        self.parts.journal.delete_document(self.scope, collection, document_id)
-        steps.purge(self.parts, self.scope, collection, document_id)
+        attached = self.parts.journal.delete_document(self.scope, collection, document_id)
+        for gone in (document_id, *sorted(attached)):
+            steps.purge(self.parts, self.scope, collection, gone)
 
     def text(self, document_id: str, *, collection: str = "default") -> str:
         """A document's parsed text: what the offsets of chunks and citations count in."""

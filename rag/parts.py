@@ -119,16 +119,8 @@ class Parts:
         return model
 
     def _load_parsers(self) -> ParserPool:
-        settings = self.settings
-        limits = Limits(
-            file_bytes=settings.max_file_bytes,
-            memory_mb=settings.parse_memory_mb,
-            cpu_seconds=settings.parse_cpu_seconds,
-            wall_seconds=settings.parse_wall_seconds,
-            output_mb=settings.parse_output_mb,
-            reuse=settings.parse_reuse,
-        )
-        return self._own(ParserPool(limits, processes=settings.parse_processes))
+        processes = self.settings.parse_processes
+        return self._own(ParserPool(parse_limits(self.settings), processes=processes))
 
     def _load_embedder(self) -> Embedder:
         if url := self.settings.embedder_url:
@@ -192,6 +184,18 @@ class Parts:
         )
         model = self._own(open_causal_lm(resolve(name), engines, options))
         return LanguageModelGenerator(model, default_new_tokens=self.settings.default_new_tokens)
+
+
+def parse_limits(settings: Settings) -> Limits:
+    """What parsing one document may take."""
+    return Limits(
+        file_bytes=settings.max_file_bytes,
+        memory_mb=settings.parse_memory_mb,
+        cpu_seconds=settings.parse_cpu_seconds,
+        wall_seconds=settings.parse_wall_seconds,
+        output_mb=settings.parse_output_mb,
+        reuse=settings.parse_reuse,
+    )
 
 
 def engines_of(

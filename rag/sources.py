@@ -20,7 +20,9 @@ class Source:
     """A document to be: bytes from `content` or `path`, or a `text` taken as it is.
 
     `name` is a file name, `origin` where it came from (path, URL): what the document is known by.
-    `id` empty means one made from the origin, so that the same origin again replaces.
+    `id` empty means one made from the origin, so that the same origin again replaces. `parent` is
+    the id of the document that it is attached to, `depth` how many there are above it. `password`
+    opens it, or what is attached to it; it is kept only until the document is made.
     """
 
     name: str
@@ -33,6 +35,9 @@ class Source:
     content: bytes | None = None
     text: str | None = None
     is_text: bool = False  # the bytes are a `text`
+    parent: str = ""
+    depth: int = 0
+    password: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.text is not None:
@@ -62,7 +67,9 @@ def derived_id(name: str, origin: str) -> str:
     return f"{slug or 'document'}-{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
 
 
-def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> Iterator[Source]:
+def find(
+    paths: Iterable[str | Path], *, metadata: Metadata | None = None, password: str | None = None
+) -> Iterator[Source]:
     """Files as they are, folders with everything below them, in order of their paths.
 
     Hidden files and folders are left out, as a shell would. Raises NotFound.
@@ -78,6 +85,7 @@ def find(paths: Iterable[str | Path], *, metadata: Metadata | None = None) -> It
                 origin=_as_text(str(file.resolve())),
                 metadata=metadata or {},
                 path=file,
+                password=password,
             )
 
 

@@ -55,6 +55,16 @@ documents = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("updated_at", _Time, nullable=False),
+    sa.Column("parent", sa.String(512)),  # the mail that it is attached to
+    sa.Index("documents_parent", "collection_id", "parent"),
+)
+# Objects that a generation refers to beside its own: its attachments' bytes.
+enclosed = sa.Table(
+    "enclosed",
+    schema,
+    sa.Column("generation", _Id, sa.ForeignKey("generations.id"), primary_key=True),
+    sa.Column("content_hash", sa.String(64), primary_key=True),
+    sa.Index("enclosed_content", "content_hash"),
 )
 token_chunks = sa.Table(
     "token_chunks",
@@ -96,8 +106,11 @@ tasks = sa.Table(
     sa.Column("report", sa.JSON(none_as_null=True)),
     sa.Column("error", sa.JSON(none_as_null=True)),
     sa.Column("updated_at", _Time, nullable=False),
+    sa.Column("parent", sa.String(512)),  # the document that this one is attached to
+    sa.Column("password", sa.Text),  # until the task ends; "" says that there was one
     sa.Index("tasks_job", "job_id"),
     sa.Index("tasks_document", "collection_id", "document_id"),
+    sa.Index("tasks_parent", "collection_id", "parent"),
     sa.Index("tasks_state", "state", "id"),
     sqlite_autoincrement=True,
 )

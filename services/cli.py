@@ -200,7 +200,7 @@ def ls(
             columns = ("name", "chunks", "created_at")
         else:
             rows = list(all_documents(rag, collection))
-            columns = ("id", "title", "chunks", "tokens", "updated_at")
+            columns = ("id", "title", "chunks", "tokens", "updated_at", "parent")
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -353,6 +353,8 @@ def parse_where(where: str | None) -> dict[str, Any] | None:
 
 def shown(value: object) -> str:
     """A table cell."""
+    if value is None:
+        return ""
     return f"{value:%Y-%m-%d %H:%M}" if hasattr(value, "strftime") else str(value)
 
 

@@ -290,6 +290,7 @@ class UploadFields(Asked):
     metadata: MetadataIn = {}
     id: Text | None = None
     title: Text | None = None
+    password: Text | None = Field(None, max_length=1000)
 
 
 class ReportOut(Wire):
@@ -301,6 +302,7 @@ class ReportOut(Wire):
 
     id: str
     status: str
+    parent: str | None = Field(None, description="The mail that the document is attached to.")
     stage: str | None = None
     done: int | None = Field(None, description="Chunks that are stored.")
     total: int | None = Field(None, description="Chunks in all; 0 before it is split.")
@@ -319,6 +321,7 @@ class ReportOut(Wire):
         return cls(
             id=report.id,
             status=report.status,
+            parent=task.source.parent or None,
             stage=(task.stage or None) if under_way else None,
             done=task.done if under_way else None,
             total=task.total if under_way else None,
@@ -372,9 +375,13 @@ class JobList(Wire):
 
 
 class DocumentOut(Wire):
-    """A document as it is stored; `content_hash` is the SHA-256 of what was sent."""
+    """A document as it is stored; `content_hash` is the SHA-256 of what was sent.
+
+    `parent` is the mail that it is attached to, null for all that was sent by itself.
+    """
 
     id: str
+    parent: str | None
     title: str
     source: str
     media_type: str
@@ -393,6 +400,7 @@ class DocumentOut(Wire):
         """From the value inside."""
         return cls(
             id=record.id,
+            parent=record.parent,
             title=record.title,
             source=record.source,
             media_type=record.media_type,

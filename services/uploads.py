@@ -142,6 +142,7 @@ def _upload(file: UploadFile, given: UploadFields, settings: Settings) -> Upload
         title=given.title,
         media_type=file.content_type,
         metadata=given.metadata,
+        password=given.password,
     )
     return Upload(source, file.file)
 
@@ -219,6 +220,12 @@ REQUEST_BODY: dict[str, Any] = {
                     },
                     "id": {"type": "string", "description": "For a single file."},
                     "title": {"type": "string", "description": "For a single file."},
+                    "password": {
+                        "type": "string",
+                        "format": "password",
+                        "description": "Opens files that have one (PDF, DOCX, XLSX, PPTX), also"
+                        " those attached to a mail. Kept only until the document is made.",
+                    },
                 },
             }
         },

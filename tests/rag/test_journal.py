@@ -426,3 +426,173 @@ def test_accepting_and_deleting_at_once_neither_deadlocks_nor_loses(database, ca
         flip(worker, task)
     assert sorted(name for name in seen if name != "gone") == sorted(kept)
     assert not {f"bytes of {name}" for name in kept} & set(catalog.dropped)
+
+
+def locked(*documents: str, password: str = "secret") -> list[j.Arrival]:
+    sources = (Source(name=d, origin=d, id=d, text="x", password=password) for d in documents)
+    return [j.Arrival(source, f"bytes of {source.id}") for source in sources]
+
+
+def accept_locked(journal, *more: str, **options) -> str:
+    sent = [*locked("locked", **options), *arrivals(*more)]
+    job, _ = journal.receive(MINE, "docs", sent, most_waiting=100)
+    journal.accept(job)
+    return job
+
+
+def kept(journal) -> str:
+    """Everything that the journal holds, as it stands in its tables."""
+    with journal._database.read() as connection:
+        rows = [
+            dict(row)
+            for table in (j.jobs, j.tasks)
+            for row in connection.execute(table.select()).mappings()
+        ]
+    return repr(rows)
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "cancelled", "deleted"])
+def test_a_password_is_kept_until_its_task_ends(journal, end):
+    job = accept_locked(journal)
+    task = claim(journal)
+    journal.put_back(task, after=timedelta(0), error=StoreUnreachable("No store."))
+    task = claim(journal)
+    assert task.source.password == "secret"
+    assert "secret" not in repr(task)
+    match end:
+        case "done":
+            flip(journal, task)
+        case "failed":
+            journal.fail(task, MalformedDocument("Torn."))
+        case "cancelled":
+            journal.cancel(MINE, job)
+        case "deleted":
+            journal.delete_document(MINE, "docs", "locked")
+    assert "secret" not in kept(journal)
+    assert journal.job(MINE, job).tasks[0].source.password is None
+
+
+def test_nothing_is_kept_from_which_a_password_could_be_guessed(journal):
+    hashes = set()
+    for password in ("one", "two"):
+        job = accept_locked(journal, password=password)
+        with journal._database.read() as connection:
+            row = connection.execute(j.jobs.select().where(j.jobs.c.id == job)).one()
+        hashes.add(row.request_hash)
+    assert len(hashes) == 1
+
+
+def test_what_came_with_a_password_has_to_be_sent_again(journal):
+    job = accept_locked(journal, "a")
+    for _ in range(2):
+        journal.fail(claim(journal), MalformedDocument("Torn."))
+    retried = journal.retry(MINE, job)
+    assert [task.state for task in retried.tasks] == ["failed", "queued"]
+    assert "password" in retried.tasks[0].error.hint
+    journal.fail(claim(journal), MalformedDocument("Torn."))
+    alone = accept_locked(journal)
+    journal.fail(claim(journal), MalformedDocument("Torn."))
+    with pytest.raises(Conflict, match="with its password"):
+        journal.retry(MINE, alone)
+
+
+def attached(*names: str, parent: str = "a") -> list[j.Arrival]:
+    sources = [Source(name=n, origin=n, id=n, parent=parent, depth=1) for n in names]
+    return [j.Arrival(source, f"bytes of {source.id}") for source in sources]
+
+
+def flip_mail(journal, task, *children: str):
+    hashes = [f"bytes of {name}" for name in children]
+    task = journal.open_generation(task, text_hash="t", parsed_hash="p", attached=hashes)
+    revision = Revision(
+        task.document_id, task.generation, "s", "T", "text/plain", {}, task.content_hash, "f",
+        1, 10, 0, 40, (), {}, task.source.parent or None, children,
+    )  # fmt: skip
+    files = attached(*children, parent=task.document_id)
+    return journal.flip(task, revision, lambda _: DONE, files)[1]
+
+
+def test_attachments_are_queued_with_the_flip_in_the_same_job(journal, catalog):
+    job = accept(journal, "a", "b")
+    assert flip_mail(journal, claim(journal), "x", "y") == set()
+    found = journal.job(MINE, job)
+    assert [(t.document_id, t.state) for t in found.tasks] == [
+        ("a", "done"), ("b", "queued"), ("x", "queued"), ("y", "queued")
+    ]  # fmt: skip
+    assert (found.tasks[2].source.parent, found.tasks[2].source.depth) == ("a", 1)
+    flip(journal, claim(journal))
+    assert not journal.has_ended(job)
+    child = claim(journal)
+    assert (child.document_id, child.content_hash) == ("x", "bytes of x")
+    flip_mail(journal, child)
+    assert catalog.document(MINE, "docs", "x").parent == "a"
+
+
+def test_bytes_of_attachments_are_kept_as_long_as_their_mail(journal, catalog):
+    accept(journal, "a")
+    task = claim(journal)
+    journal.open_generation(task, text_hash="t", parsed_hash="p", attached=["bytes of x"])
+    assert "bytes of x" in catalog.referenced_objects()
+    flip_mail(journal, task, "x")
+    flip_mail(journal, claim(journal))
+    journal.delete_document(MINE, "docs", "x")
+    catalog.purged(MINE, "docs", catalog.stale_generations(MINE, "docs", "x"))
+    catalog.purged(MINE, "docs", catalog.stale_generations(MINE, "docs", "a"))
+    assert catalog.dropped == []  # the mail, sent again, is asked for it
+    assert journal.delete_document(MINE, "docs", "a") == {"x"}
+    catalog.purged(MINE, "docs", catalog.stale_generations(MINE, "docs", "a"))
+    assert set(catalog.dropped) == {"bytes of a", "bytes of x", "p", "t"}
+
+
+def test_a_new_version_cancels_and_deletes_what_it_no_longer_has(journal, catalog):
+    first = accept(journal, "a")
+    flip_mail(journal, claim(journal), "live", "running", "waiting", "kept")
+    flip_mail(journal, claim(journal))
+    running = journal.open_generation(claim(journal), text_hash="t2", parsed_hash="p2")
+    journal.fail(claim(journal), MalformedDocument("Torn."))
+    accept(journal, "a")
+    kept_one = claim(journal)
+    assert kept_one.document_id == "kept"
+    flip_mail(journal, kept_one)
+    assert flip_mail(journal, claim(journal), "kept") == {"live", "running", "waiting"}
+    states = [task.state for task in journal.job(MINE, first).tasks]
+    assert states == ["done", "done", "cancelled", "failed", "done"]
+    with pytest.raises(j.LeaseLost):
+        flip_mail(journal, running)
+    assert [one.id for one in catalog.documents(MINE, "docs")] == ["a", "kept"]
+    journal.release(running)
+    with pytest.raises(Conflict):  # what the mail no longer has is not tried again
+        journal.retry(MINE, first)
+
+
+def test_who_lost_the_lease_queues_no_attachments(journal, others, monkeypatch):
+    job = accept(journal, "a")
+    slept = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")
+    late = j._now() + 2 * j.LEASE
+    monkeypatch.setattr(j, "_now", lambda: late)
+    claim(others)
+    with pytest.raises(j.LeaseLost):
+        flip_mail(journal, slept, "x")
+    assert len(journal.job(MINE, job).tasks) == 1
+
+
+def test_deleting_goes_all_the_way_down(journal, catalog):
+    accept(journal, "a", "other")
+    flip_mail(journal, claim(journal), "x")
+    flip(journal, claim(journal))
+    flip_mail(journal, claim(journal), "deep", "deeper")
+    flip_mail(journal, claim(journal))
+    job = catalog_job(journal, "deeper")
+    assert journal.delete_document(MINE, "docs", "a") == {"x", "deep", "deeper"}
+    assert [one.id for one in catalog.documents(MINE, "docs")] == ["other"]
+    assert journal.job(MINE, job).tasks[-1].state == "cancelled"
+    assert claim(journal) is None
+    with pytest.raises(Conflict):
+        journal.retry(MINE, job)
+
+
+def catalog_job(journal, document: str) -> str:
+    """The job of a document's only task."""
+    with journal._database.read() as connection:
+        query = j.tasks.select().where(j.tasks.c.document_id == document)
+        return connection.execute(query).one().job_id

@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from email.message import EmailMessage
 
 import pytest
 from docx import Document as WordDocument
@@ -208,8 +209,7 @@ def test_a_file_name_is_only_a_name(client, collection, name, status):
     [
         ("empty.txt", b"", 422, "/problems/empty-document"),
         ("broken.pdf", b"%PDF-1.7 nothing", 422, "/problems/malformed-document"),
-        ("photo.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + b"\x01\x02" * 50, 415,
-         "/problems/unsupported-type"),
+        ("photo.gif", b"GIF89a" + b"\x01\x02" * 50, 415, "/problems/unsupported-type"),
         ("locked.pdf", pdf("Secret.", password="sesame"), 422, "/problems/encrypted-document"),
         ("blank.pdf", pdf(""), 422, None),
     ],
@@ -433,3 +433,50 @@ def test_a_full_journal_is_429_with_retry_after(own_parts, monkeypatch):
         client.app.state.service.ingestor.ended(running).result(timeout=30)
         assert client.get(f"/v1/jobs/{running}").json()["state"] == "done"
         assert send("b").status_code == 202
+
+
+def test_a_mail_s_attachments_are_documents_that_name_it(client, collection):
+    mail = EmailMessage()
+    mail["Subject"] = "Bell Rock"
+    mail.set_content("See the file.")
+    mail.add_attachment("The lamp burns rape oil.", filename="lamp.txt")
+    mail.add_attachment(b"\x00\x01", maintype="application", subtype="x-odd", filename="odd.bin")
+    response = upload(client, collection, ("a.eml", mail.as_bytes()))
+    sent, attached = response.json()["documents"]
+    assert (sent["status"], attached["status"]) == ("ingested", "ingested")
+    assert "parent" not in sent
+    assert attached["parent"] == sent["id"]
+    (warning,) = sent["warnings"]
+    assert warning == "attachment odd.bin was left out: no parser reads application/x-odd"
+
+    where = "/v1/documents/{}?collection=" + collection
+    child = client.get(where.format(attached["id"])).json()
+    assert (child["parent"], child["source"]) == (sent["id"], "a.eml#lamp.txt")
+    assert client.get(where.format(sent["id"])).json()["parent"] is None
+    body = {"query": "Which oil does it burn?", "collection": collection}
+    hits = client.post("/v1/search", json=body).json()["hits"]
+    assert hits[0]["document_id"] == attached["id"]
+    assert client.delete(where.format(sent["id"])).status_code == 204
+    is_problem(client.get(where.format(attached["id"])), 404, "/problems/not-found")
+
+
+def test_a_password_opens_a_file_and_is_never_shown(client, collection, caplog):
+    locked = ("rock.pdf", pdf("The lamp burns oil.", password="k3rosene"))
+    kind = "/problems/encrypted-document"
+    found = is_problem(upload(client, collection, locked), 422, kind)
+    assert "needs a password" in found["detail"]
+    found = is_problem(upload(client, collection, locked, password="wr0ng"), 422, kind)
+    assert "does not open" in found["detail"]
+    response = upload(client, collection, locked, password="k3rosene")
+    assert response.json()["documents"][0]["status"] == "ingested"
+    # What is in the text is the same, whoever could open it.
+    again = upload(client, collection, locked)
+    assert again.json()["documents"][0]["status"] == "unchanged"
+
+    shown = [client.get("/v1/jobs").text, client.get(f"/v1/documents?collection={collection}").text]
+    refused = upload(client, collection, locked, password="k3rosene" + "x" * 1000)
+    shown += [is_problem(refused, 422, "/problems/invalid-input")["detail"], refused.text]
+    assert not any("k3rosene" in text for text in (*shown, caplog.text))
+    failed = [job for job in client.get("/v1/jobs").json()["jobs"] if job["state"] == "failed"]
+    retried = client.post(f"/v1/jobs/{failed[0]['job_id']}/retry")
+    assert "with its password" in is_problem(retried, 409, "/problems/conflict")["hint"]
