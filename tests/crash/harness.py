@@ -13,10 +13,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from tests.crash.victim import STEPS
+from tests.crash.victim import MAIL, STEPS, files_of
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [f"doc-{n}" for n in range(6)]
+DOCUMENTS = [*(f"doc-{n}" for n in range(6)), MAIL]
 POINTS = [f"{side} {name}" for name in STEPS for side in ("before", "after")]
 AT_RANDOM = "at random"
 
@@ -98,12 +98,30 @@ class Model:
             if len(versions) > 1:
                 raise Violation(f"{document} is there in versions {versions}")
             version = int(next(iter(versions))) if versions else None
-            if there and versions != {str(version): there["chunks"]}:
+            if there and sum(versions.values()) != there["chunks"] - unmarked(document, there):
                 raise Violation(f"{document} has {there['chunks']} chunks, seen: {versions}")
             allowed = {self.promised.get(document), *self.open.get(document, ())}
             if version not in allowed:
                 raise Violation(f"{document} is there in version {version}, not one of {allowed}")
             self.promise(document, version)
+        check_attachments(seen["documents"], self.promised[MAIL])
+
+
+def unmarked(document: str, there: dict[str, Any]) -> int:
+    """Chunks that need not say of which version they are: the end of a mail names its files."""
+    found = sum(there["versions"].values())
+    return 1 if document == MAIL and found == there["chunks"] - 1 else 0
+
+
+def check_attachments(documents: dict[str, Any], version: int | None) -> None:
+    """Raise Violation unless there is exactly what is attached to the mail in this version."""
+    expected = set() if version is None else {f"{MAIL}/{name}" for name in files_of(version)}
+    there = {name for name in documents if name.startswith(f"{MAIL}/")}
+    if there != expected:
+        raise Violation(f"of version {version} of the mail {there} are there, not {expected}")
+    for name in there:
+        if documents[name]["versions"] != {str(version): documents[name]["chunks"]}:
+            raise Violation(f"{name} is {documents[name]}, the mail's version {version}")
 
 
 def kills(
@@ -119,6 +137,9 @@ def kills(
     for number in range(count):
         victim = Victim(data, sabotage, data.parent / "victim.log")
         where = AT_RANDOM if number % 3 == 2 and at is None else next(turns)
+        # Only the mail comes by there.
+        at_mail = "attachments" in where
+        likely = [*DOCUMENTS, *[MAIL] * 7] if at_mail else DOCUMENTS
         timer = None
         try:
             victim.do("drain")
@@ -127,14 +148,14 @@ def kills(
                 timer = threading.Timer(draw.uniform(0.05, 2.0), victim.process.kill)
                 timer.start()
             else:
-                victim.do("arm", where=where, count=draw.randint(1, 3))
+                victim.do("arm", where=where, count=1 if at_mail else draw.randint(1, 3))
             # Those are left alone by deletes, so a search always has to find them.
             kept = [d for d in DOCUMENTS[:3] if model.promised.get(d) is not None]
             victim.do("watch", ids=kept)
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:
                 version += 1
-                document = draw.choice(DOCUMENTS)
+                document = draw.choice(likely)
                 deletable = document not in kept and model.promised.get(document) is not None
                 if deletable and draw.random() < 0.4:
                     model.ask(document, None)
@@ -144,6 +165,8 @@ def kills(
                     model.ask(document, version)
                     victim.do("put", id=document, version=version, paragraphs=draw.randint(1, 12))
                     model.promise(document, version)
+                if at_mail:  # rather soon than behind a thousand others
+                    victim.do("drain")
             raise Violation(f"it did not die {where} within a minute")
         except Died:
             died[where] += 1

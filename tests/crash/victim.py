@@ -14,6 +14,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from email.message import EmailMessage
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from rag.sources import Source
 from rag.store.edge import EdgeStore
 
 COLLECTION = "docs"
+MAIL = "mail"  # the one document that is a mail; the others are texts
 MARK = re.compile(r"version (\d+) of (\S+)")
 
 STEPS: dict[str, tuple[Any, str]] = {
@@ -43,6 +46,8 @@ STEPS: dict[str, tuple[Any, str]] = {
     "flush": (EdgeStore, "flush"),
     "progress": (Journal, "progress"),
     "make live, inside the transaction": (Catalog, "flip"),
+    "queue attachments, inside the transaction": (Journal, "_queue"),
+    "delete attachments, inside the transaction": (Catalog, "_delete_attached"),
     "flip": (Journal, "flip"),
     "delete": (Journal, "delete_document"),
     "purge points": (EdgeStore, "delete"),
@@ -106,10 +111,33 @@ def text_of(document: str, version: int, paragraphs: int) -> str:
     return "\n\n".join(f"Paragraph {n}. {sentence * 8}" for n in range(paragraphs))
 
 
-def versions_of(document: str) -> Counter[int]:
+def files_of(version: int) -> list[str]:
+    """What is attached to the mail in a version: sometimes more, sometimes less."""
+    return ["a.txt", "b.txt", "c.txt"][: version % 4]
+
+
+def mail(version: int, paragraphs: int) -> bytes:
+    made = EmailMessage()
+    made["Subject"] = f"version {version} of {MAIL} and its lamp"
+    made.set_content(text_of(MAIL, version, paragraphs))
+    for name in files_of(version):
+        content = text_of(f"{MAIL}/{name}", version, 1 + paragraphs // 4)
+        made.add_attachment(content, filename=name)
+    return made.as_bytes()
+
+
+def source_of(document: str, version: int, paragraphs: int) -> Upload:
+    if document == MAIL:
+        source = Source(name="mail.eml", origin="mail.eml", id=MAIL)
+        return Upload(source, BytesIO(mail(version, paragraphs)))
+    text = text_of(document, version, paragraphs)
+    return Upload(Source(name=document, origin=document, id=document, text=text))
+
+
+def versions_of(document_id: str, document: str) -> Counter[int]:
     """Chunks that a search for a document sees, by version."""
     found = rag.search(
-        f"lamp of {document}", collection=COLLECTION, filter={"document_id": document},
+        f"lamp of {document}", collection=COLLECTION, filter={"document_id": document_id},
         limit=100, rerank=False, mode="bm25",
     )  # fmt: skip
     seen: Counter[int] = Counter()
@@ -123,7 +151,7 @@ def watch(documents: list[str]) -> None:
     """Each of these has to be there, in one version, all the time."""
     while True:
         for document in documents:
-            seen = versions_of(document)
+            seen = versions_of(document, document)
             if len(seen) != 1:
                 say({"violation": f"{document}: {dict(seen)}"})
 
@@ -133,8 +161,9 @@ def look() -> dict[str, Any]:
     parts, scope = rag.parts, rag.scope
     seen = {}
     for record in parts.catalog.documents(scope, COLLECTION, limit=1000):
-        found = versions_of(record.id)
-        seen[record.id] = {"versions": dict(found), "chunks": record.chunks}
+        name = f"{record.parent}/{record.source.rpartition('#')[2]}" if record.parent else record.id
+        found = versions_of(record.id, name)
+        seen[name] = {"versions": dict(found), "chunks": record.chunks}
     kinds = Counter(finding.kind for finding in examine(parts))
     return {"documents": seen, "fsck": dict(kinds)}
 
@@ -149,9 +178,8 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
     parts, scope = rag.parts, rag.scope
     match command:
         case {"do": "put", "id": document, "version": version, "paragraphs": paragraphs}:
-            text = text_of(document, version, paragraphs)
-            source = Source(name=document, origin=document, id=document, text=text)
-            job = ingestor.submit(scope, COLLECTION, [Upload(source)])
+            upload = source_of(document, version, paragraphs)
+            job = ingestor.submit(scope, COLLECTION, [upload])
             return {"accepted": job.id}
         case {"do": "delete", "id": document}:
             rag.delete(document, collection=COLLECTION)
