@@ -82,25 +82,28 @@ def delete_proved(
     Raises NotFound when there is nothing of it anywhere.
     """
     check_id(document_id)
-    found = parts.catalog.collection(scope, collection)
-    before = _count(parts, scope, found, document_id)
+    indexes = parts.catalog.indexes(scope, collection)  # one that is built aside holds it as well
+    before = _count(parts, scope, indexes, document_id)
     kept = sum(reranker.kept() for reranker in parts.loaded_rerankers())
     if not any(before.rows.values()) and not before.points:
         parts.catalog.document(scope, collection, document_id)  # says that there is none
     with suppress(NotFound):  # an earlier deletion took the document, and could not take the rest
         parts.journal.delete_document(scope, collection, document_id)
-    _purge(parts, scope, found, document_id, wait)
-    places = _places(before, _count(parts, scope, found, document_id, before))
+    _purge(parts, scope, indexes, document_id, wait)
+    places = _places(before, _count(parts, scope, indexes, document_id, before))
     return Proof(document_id, collection, (*places, *_forget_scores(parts, kept)))
 
 
-def _purge(parts: Parts, scope: Scope, found: Collection, document_id: str, wait: float) -> None:
+def _purge(
+    parts: Parts, scope: Scope, indexes: Sequence[Collection], document_id: str, wait: float
+) -> None:
     """Purge and forget; whoever works on the document notices at its next step, and lets go."""
     until = time.monotonic() + wait
     while True:
-        steps.purge(parts, scope, found.name, document_id)
-        _drop_strays(parts, scope, found, document_id)
-        let_go = parts.journal.forget_document(scope, found.name, document_id)
+        steps.purge(parts, scope, indexes[0], document_id)
+        for found in indexes:
+            _drop_strays(parts, scope, found, document_id)
+        let_go = parts.journal.forget_document(scope, indexes[0].name, document_id)
         if let_go or time.monotonic() > until:
             return
         time.sleep(_LOOK_SECONDS)
@@ -108,7 +111,7 @@ def _purge(parts: Parts, scope: Scope, found: Collection, document_id: str, wait
 
 def _drop_strays(parts: Parts, scope: Scope, found: Collection, document_id: str) -> None:
     """Delete points of generations that the catalog knows nothing of."""
-    query = sa.select(generations.c.id).where(*_of(generations, found, document_id))
+    query = sa.select(generations.c.id).where(*_of(generations, [found], document_id))
     try:
         there = parts.store.inventory(scope, index_of(found), document_id)
         with parts.database.read() as connection:
@@ -157,34 +160,41 @@ def _places(before: _Counts, after: _Counts) -> Iterator[Place]:
 def _count(
     parts: Parts,
     scope: Scope,
-    found: Collection,
+    indexes: Sequence[Collection],
     document_id: str,
     earlier: _Counts | None = None,
 ) -> _Counts:
     with parts.database.read() as connection:
-        of_tasks = _of(tasks, found, document_id)
+        of_tasks = _of(tasks, indexes, document_id)
         job_ids = set(connection.execute(sa.select(tasks.c.job_id).where(*of_tasks)).scalars())
         if earlier is not None:
             job_ids |= earlier.jobs
         rows = {
-            "document, title and metadata": _rows(connection, *_of(documents, found, document_id)),
-            "generations": _rows(connection, *_of(generations, found, document_id)),
+            "document, title and metadata": _rows(
+                connection, *_of(documents, indexes, document_id)
+            ),
+            "generations": _rows(connection, *_of(generations, indexes, document_id)),
             "job records": _rows(connection, *of_tasks),
-            "jobs of this document alone": _own_jobs(connection, found, document_id, job_ids),
+            "jobs of this document alone": _own_jobs(connection, indexes, document_id, job_ids),
         }
-        objects = _objects(connection, found, document_id) | (earlier.objects if earlier else {})
-        users = _other_users(connection, scope, found, document_id, objects) if earlier else {}
+        objects = _objects(connection, indexes, document_id) | (earlier.objects if earlier else {})
+        users = _other_users(connection, scope, indexes, document_id, objects) if earlier else {}
     there = frozenset(name for name in objects if parts.objects.has(name))
+    points: dict[int, int] = {}
     try:
-        inventory = parts.store.inventory(scope, index_of(found), document_id)
+        for found in indexes:
+            inventory = parts.store.inventory(scope, index_of(found), document_id)
+            points |= {generation: count for (_, generation), count in inventory.items()}
     except RagError as error:
         return _Counts(rows, None, objects, there, frozenset(job_ids), error.message, users)
-    points = {generation: count for (_, generation), count in inventory.items()}
     return _Counts(rows, points, objects, there, frozenset(job_ids), "", users)
 
 
-def _of(table: sa.Table, found: Collection, document_id: str) -> Sequence[sa.ColumnElement[bool]]:
-    return table.c.collection_id == found.id, table.c.document_id == document_id
+def _of(
+    table: sa.Table, indexes: Sequence[Collection], document_id: str
+) -> Sequence[sa.ColumnElement[bool]]:
+    ids = [found.id for found in indexes]
+    return table.c.collection_id.in_(ids), table.c.document_id == document_id
 
 
 def _rows(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> int:
@@ -193,25 +203,27 @@ def _rows(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> int:
 
 
 def _own_jobs(
-    connection: sa.Connection, found: Collection, document_id: str, job_ids: set[str]
+    connection: sa.Connection, indexes: Sequence[Collection], document_id: str, job_ids: set[str]
 ) -> int:
     """How many of the jobs are there that hold no other document."""
     other = sa.exists().where(
         tasks.c.job_id == jobs.c.id,
-        sa.or_(tasks.c.collection_id != found.id, tasks.c.document_id != document_id),
+        ~sa.and_(*_of(tasks, indexes, document_id)),
     )
     return _rows(connection, jobs.c.id.in_(job_ids), ~other)
 
 
-def _objects(connection: sa.Connection, found: Collection, document_id: str) -> dict[str, str]:
+def _objects(
+    connection: sa.Connection, indexes: Sequence[Collection], document_id: str
+) -> dict[str, str]:
     """digest -> what it is, of everything that the document refers to."""
     columns = [generations.c[column] for column in _OBJECTS]
-    query = sa.select(*columns).where(*_of(generations, found, document_id))
+    query = sa.select(*columns).where(*_of(generations, indexes, document_id))
     rows = connection.execute(query).all()
     objects = {
         name: what for row in rows for name, what in zip(row, _OBJECTS.values(), strict=True)
     }
-    sent = sa.select(tasks.c.content_hash).where(*_of(tasks, found, document_id))
+    sent = sa.select(tasks.c.content_hash).where(*_of(tasks, indexes, document_id))
     for name in connection.execute(sent).scalars():
         objects.setdefault(name, "original")
     objects.pop("", None)
@@ -221,7 +233,7 @@ def _objects(connection: sa.Connection, found: Collection, document_id: str) -> 
 def _other_users(
     connection: sa.Connection,
     scope: Scope,
-    found: Collection,
+    indexes: Sequence[Collection],
     document_id: str,
     objects: dict[str, str],
 ) -> dict[str, str]:
@@ -235,9 +247,7 @@ def _other_users(
                 )
                 .join(collections, collections.c.id == table.c.collection_id)
                 .where(table.c[name].in_(sorted(objects)))
-                .where(
-                    sa.or_(table.c.collection_id != found.id, table.c.document_id != document_id)
-                )
+                .where(~sa.and_(*_of(table, indexes, document_id)))
             )
             for digest, other, tenant, collection in connection.execute(query):
                 own = tenant == scope.tenant and scope.allows(collection)

@@ -250,12 +250,12 @@ def rm(
 
     named, picked = documents or [], parse_where(where)
     remove.check_choice(named, picked, everything=everything, prove=prove, dry_run=dry_run)
-    with opened(data, None) as rag:
+    with reached(load_settings(data=data)) as folder:
         if everything:
-            remove.remove_collection(rag, collection)
+            folder.drop(collection)
             return
         ids, proofs = remove.remove(
-            rag, named, picked, collection=collection, prove=prove, dry_run=dry_run
+            folder, named, picked, collection=collection, prove=prove, dry_run=dry_run
         )
     if as_json:
         print_json(remove.as_rows(ids, proofs))
@@ -310,10 +310,7 @@ def backup(
     from services import cli_backup
 
     settings = load_settings(data=data)
-    if server is None:
-        manifest = cli_backup.backup(err, settings, file)
-    else:
-        manifest = cli_backup.download(err, settings, file, server)
+    manifest = cli_backup.backup(err, settings, file, server)
     if as_json:
         print_json({**asdict(manifest), "file": str(file)})
     else:

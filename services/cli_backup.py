@@ -35,6 +35,7 @@ from rag.parts import open_parts
 from rag.restore import Restored
 from rag.restore import restore as put_back
 from rag.settings import Settings
+from services import running
 
 CONNECT_SECONDS = 5.0
 _SAID: dict[int, type[RagError]] = {
@@ -46,18 +47,20 @@ _SAID: dict[int, type[RagError]] = {
 }
 
 
-def backup(console: Console, settings: Settings, path: Path) -> Manifest:
-    """Write a backup of the data that the settings name, opened by this process.
-
-    Raises DataFolderBusy when a server holds it: `download` asks that server for one.
+def backup(console: Console, settings: Settings, path: Path, server: str | None) -> Manifest:
+    """Write a backup of the data that the settings name: in this process, or by the server that
+    has the folder open, or by the one that is named. Raises DataFolderBusy when something else has.
     """
+    if server is not None:
+        return download(console, settings, path, server)
     if settings.database_url is None and not (settings.data / "catalog.sqlite").exists():
         raise NotFound(f"There is no data in {settings.data}.", hint="Name the folder with --data.")
     try:
         parts = open_parts(settings)
-    except DataFolderBusy as error:
-        hint = f"A server makes one itself: rag backup {path} --server http://127.0.0.1:8000"
-        raise DataFolderBusy(error.message, hint=hint) from None
+    except DataFolderBusy:
+        if (url := running.find(settings.data)) is None:
+            raise
+        return download(console, settings, path, url)
     try:
         with _steps(console) as on_step:
             return made.write(parts, path, on_step)

@@ -14,7 +14,7 @@ from rag.errors import NotFound, Overloaded, RagError, StoreUnreachable
 from services.problems import class_of
 
 PAGE = 1000
-CURSOR = "after"  # the parameter that takes the `next` of the page before
+CURSOR = "cursor"  # the parameter that takes the `next` of the page before
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # the events of a job keep a connection alive every 15
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -60,9 +60,10 @@ class Client:
         """What a route answers to JSON."""
         return self._patiently(lambda: self._send("POST", path, json=dict(body))).json()
 
-    def delete(self, path: str, **params: str) -> None:
-        """Delete what is there. Raises NotFound."""
-        self._patiently(lambda: self._send("DELETE", path, params=params))
+    def delete(self, path: str, **params: str | bool) -> Any:  # noqa: ANN401 - any JSON
+        """Delete what is there; what the route answers, None for nothing. Raises NotFound."""
+        response = self._patiently(lambda: self._send("DELETE", path, params=params))
+        return response.json() if response.content else None
 
     def upload(
         self,

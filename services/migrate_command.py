@@ -18,7 +18,6 @@ from rich.table import Table
 from rag.builds import Migration, Wish
 from rag.errors import (
     Conflict,
-    DataFolderBusy,
     InvalidInput,
     ModelUnavailable,
     NotFound,
@@ -29,6 +28,8 @@ from rag.errors import (
 )
 from rag.migrate import model_id
 from rag.orchestrator import Orchestrator
+from rag.settings import load_settings
+from services.reach import open_or_find
 from services.schemas import MigrationOut, MigrationRequest, QueryIn
 
 FAILED = 1
@@ -142,27 +143,17 @@ def _carry_out(
 
 @contextmanager
 def _where(server: str | None, data: Path | None, profile: str | None) -> Iterator[Migrations]:
-    """Through the server, where one is named; else in this process."""
+    """Through the server that is named, or has the data folder open; else in this process."""
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     with _bar(err) as bar:
-        if server is not None:
+        found = server or open_or_find(load_settings(data=data, profile=profile))
+        if isinstance(found, str):
             timeout = httpx.Timeout(HTTP_SECONDS, connect=5.0)
-            with httpx.Client(base_url=server, timeout=timeout) as client:
+            with httpx.Client(base_url=found, timeout=timeout, trust_env=False) as client:
                 yield Through(client, bar)
         else:
-            with _opened(data, profile) as rag:
-                yield Here(rag, bar)
-
-
-@contextmanager
-def _opened(data: Path | None, profile: str | None) -> Iterator[Orchestrator]:
-    try:
-        rag = Orchestrator.open(data, profile=profile)
-    except DataFolderBusy as error:
-        hint = "If that is a server, name it: --server http://127.0.0.1:8000. Otherwise stop it."
-        raise DataFolderBusy(error.message, hint=hint) from None
-    with rag:
-        yield rag
+            with found:
+                yield Here(found, bar)
 
 
 class Here:

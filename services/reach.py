@@ -3,22 +3,26 @@
 Either way the answers are those of the API.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
+from urllib.parse import quote
 
+from rag import collection as shelf
 from rag.errors import DataFolderBusy
 from rag.orchestrator import Orchestrator
 from rag.parts import open_parts
+from rag.prove import delete_proved
 from rag.sampling import Sampling
 from rag.settings import Settings
 from rag.types import Scope
 from services import running
-from services.client import Client
+from services.client import Client, path_of
 from services.events import EVENTS, AnswerWire, wire
-from services.schemas import CollectionOut, DocumentOut, SearchResponse
+from services.schemas import CollectionOut, Deleted, DocumentOut, ProofOut, SearchResponse
 
 
 class Reach(Protocol):
@@ -29,6 +33,20 @@ class Reach(Protocol):
 
     def documents(self, collection: str) -> Iterator[DocumentOut]:
         """Every document of a collection, by id."""
+
+    def delete(self, document_id: str, collection: str) -> None:
+        """Delete a document. Raises NotFound."""
+
+    def delete_proved(self, document_id: str, collection: str) -> ProofOut:
+        """Delete a document, and count what is left of it. Raises NotFound."""
+
+    def delete_matching(
+        self, where: dict[str, Any], collection: str, *, dry_run: bool
+    ) -> list[str]:
+        """Delete the documents that a filter picks, or only name them. Returns their ids."""
+
+    def drop(self, collection: str) -> None:
+        """Delete a whole collection. Raises NotFound."""
 
     def search(self, question: str, **options: Any) -> SearchResponse:  # noqa: ANN401
         """The best hits; the options are those of `Orchestrator.search`."""
@@ -91,6 +109,25 @@ class InPlace:
             yield from map(DocumentOut.of, page)
             after = page[-1].id
 
+    def delete(self, document_id: str, collection: str) -> None:
+        """Gone with its points."""
+        self._rag.delete(document_id, collection=collection)
+
+    def delete_proved(self, document_id: str, collection: str) -> ProofOut:
+        """Counted in this process's stores."""
+        parts, scope = self._rag.parts, self._rag.scope
+        return ProofOut.of(delete_proved(parts, scope, collection, document_id))
+
+    def delete_matching(
+        self, where: dict[str, Any], collection: str, *, dry_run: bool
+    ) -> list[str]:
+        """In one transaction, and their points behind it."""
+        return self._rag.delete_matching(where, collection=collection, dry_run=dry_run)
+
+    def drop(self, collection: str) -> None:
+        """With its vectors."""
+        shelf.drop(self._rag.parts, self._rag.scope, collection)
+
     def search(self, question: str, **options: Any) -> SearchResponse:  # noqa: ANN401
         """With the models of this process."""
         return SearchResponse.of(self._rag.search(question, **options))
@@ -121,6 +158,27 @@ class ByServer:
         """GET /v1/documents, page by page."""
         listed = self._client.pages("/v1/documents", "documents", collection=collection)
         return map(DocumentOut.model_validate, listed)
+
+    def delete(self, document_id: str, collection: str) -> None:
+        """DELETE /v1/documents/{id}."""
+        self._client.delete(path_of(document_id), collection=collection)
+
+    def delete_proved(self, document_id: str, collection: str) -> ProofOut:
+        """The same with `prove`."""
+        found = self._client.delete(path_of(document_id), collection=collection, prove=True)
+        return ProofOut.model_validate(found)
+
+    def delete_matching(
+        self, where: dict[str, Any], collection: str, *, dry_run: bool
+    ) -> list[str]:
+        """DELETE /v1/documents."""
+        picked: dict[str, str | bool] = {"filter": json.dumps(where), "dry_run": dry_run}
+        found = self._client.delete("/v1/documents", collection=collection, **picked)
+        return Deleted.model_validate(found).documents
+
+    def drop(self, collection: str) -> None:
+        """DELETE /v1/collections/{name}."""
+        self._client.delete(f"/v1/collections/{quote(collection, safe='')}")
 
     def search(self, question: str, **options: Any) -> SearchResponse:  # noqa: ANN401
         """POST /v1/search."""

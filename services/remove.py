@@ -1,17 +1,15 @@
 """What `rag rm` does, and how it shows a proof."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rag import collection as shelf
 from rag.errors import InvalidInput
-from rag.orchestrator import Orchestrator
-from rag.prove import Proof, delete_proved
+from services.reach import Reach
+from services.schemas import ProofOut
 
 
 def check_choice(
@@ -30,42 +28,37 @@ def check_choice(
 
 
 def remove(
-    rag: Orchestrator,
+    folder: Reach,
     documents: Sequence[str],
     where: dict[str, Any] | None,
     *,
     collection: str,
     prove: bool,
     dry_run: bool,
-) -> tuple[list[str], list[Proof]]:
+) -> tuple[list[str], list[ProofOut]]:
     """Delete documents, or those that a filter picks. Returns their ids, and proofs if wanted."""
-    proofs: list[Proof] = []
+    proofs: list[ProofOut] = []
     ids = list(documents)
     if where is not None:
-        ids = rag.delete_matching(where, collection=collection, dry_run=dry_run or prove)
+        ids = folder.delete_matching(where, collection, dry_run=dry_run or prove)
     if dry_run:
         return ids, proofs
     for document_id in ids:
         if prove:
-            proofs.append(delete_proved(rag.parts, rag.scope, collection, document_id))
+            proofs.append(folder.delete_proved(document_id, collection))
         elif where is None:
-            rag.delete(document_id, collection=collection)
+            folder.delete(document_id, collection)
     return ids, proofs
 
 
-def remove_collection(rag: Orchestrator, collection: str) -> None:
-    """Delete a whole collection."""
-    shelf.drop(rag.parts, rag.scope, collection)
-
-
-def as_rows(ids: Sequence[str], proofs: Sequence[Proof]) -> list[dict[str, Any]]:
+def as_rows(ids: Sequence[str], proofs: Sequence[ProofOut]) -> list[dict[str, Any]]:
     """For scripts: an object for each document."""
     if proofs:
-        return [{**asdict(proof), "gone": proof.gone} for proof in proofs]
-    return [{"document_id": document_id} for document_id in ids]
+        return [proof.model_dump(mode="json") for proof in proofs]
+    return [{"id": document_id} for document_id in ids]
 
 
-def show(out: Console, ids: Sequence[str], proofs: Sequence[Proof], *, dry_run: bool) -> None:
+def show(out: Console, ids: Sequence[str], proofs: Sequence[ProofOut], *, dry_run: bool) -> None:
     """What was deleted, or would be; of a proof every place."""
     for proof in proofs:
         show_proof(out, proof)
@@ -75,10 +68,10 @@ def show(out: Console, ids: Sequence[str], proofs: Sequence[Proof], *, dry_run: 
     out.print(f"{len(ids)} documents {'would be ' if dry_run else ''}deleted.")
 
 
-def show_proof(out: Console, proof: Proof) -> None:
+def show_proof(out: Console, proof: ProofOut) -> None:
     """Every place with what it held and holds."""
     verdict = "nothing is left" if proof.gone else "[red]something is left[/]"
-    out.print(f"[bold]{escape(proof.document_id)}[/]: {verdict}")
+    out.print(f"[bold]{escape(proof.id)}[/]: {verdict}")
     table = Table("place", "before", "after", "", box=None, pad_edge=False)
     for place in proof.places:
         before, after = ("?" if n is None else str(n) for n in (place.before, place.after))

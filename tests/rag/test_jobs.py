@@ -239,7 +239,7 @@ def test_an_end_that_cannot_be_written_down_is_written_down_later(docs, ingestor
     monkeypatch.setattr(docs.parts.journal, "put_back", put_back)
     job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
     assert statuses(job) == ["ingested"]
-    assert (len(failed), job.tasks[0].retries, job.tasks[0].starts) == (4, 1, 0)
+    assert (len(failed), job.tasks[0].retries, job.tasks[0].starts) == (4, 1, 1)
 
 
 def test_points_that_come_after_their_generation_was_purged_go_as_well(docs, ingestor, monkeypatch):

@@ -66,7 +66,7 @@ def test_rm_by_filter_and_with_a_proof(folder):
     assert would.stdout.splitlines()[-1] == "2 documents would be deleted."
     assert len(would.stdout.splitlines()) == 3
     done = run("rm", *in_shelf, '{"name": "one"}', "--json", folder=folder)
-    assert [row["document_id"][:7] for row in json.loads(done.stdout)] == ["one-txt"]
+    assert [row["id"][:7] for row in json.loads(done.stdout)] == ["one-txt"]
     (left,) = json.loads(run("ls", "shelf", "--json", folder=folder).stdout)
     proved = run("rm", left["id"], "-c", "shelf", "--prove", folder=folder)
     assert proved.returncode == 0, proved.stderr
