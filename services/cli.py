@@ -123,6 +123,10 @@ def ingest(
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on, and ingest what changes, until Ctrl-C.")
     ] = False,
+    password: Annotated[
+        str | None,
+        typer.Option(help="Opens files that have one.", envvar="RAG_PASSWORD", show_default=False),
+    ] = None,
     data: Data = None,
     profile: Profile = None,
     as_json: AsJson = False,
@@ -139,7 +143,7 @@ def ingest(
         tuple(include or ()), tuple(exclude or ()), gitignore, never=(settings.data,)
     )
     given = parse_metadata(metadata or [])
-    wanted = Wanted(tuple(paths), collection, given, selection, delete, watch)
+    wanted = Wanted(tuple(paths), collection, given, selection, delete, watch, password)
     reports = run(wanted, settings, err)
     if as_json:
         print_json([asdict(report) for report in reports])

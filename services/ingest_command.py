@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -37,6 +37,7 @@ class Wanted:
     selection: Selection
     delete: bool = False
     watch: bool = False
+    password: str | None = field(default=None, repr=False)  # opens files that have one
 
     @property
     def folders(self) -> list[Path]:
@@ -70,8 +71,14 @@ def run(wanted: Wanted, settings: Settings, err: Console) -> list[DocumentReport
     if wanted.watch:
         watched.begin()  # before anything is looked for: what comes from now on is a change
     left_out = LeftOut()
-    paths, metadata, selection = wanted.paths, wanted.metadata, wanted.selection
-    sources = list(find(paths, metadata=metadata, selection=selection, left_out=left_out))
+    found = find(
+        wanted.paths,
+        metadata=wanted.metadata,
+        password=wanted.password,
+        selection=wanted.selection,
+        left_out=left_out,
+    )
+    sources = list(found)
     reports = unread(left_out)
     show_reports(err, reports, summary=False)
     if left_out.links:
@@ -113,7 +120,7 @@ def _watch(
     err.print(f"Watching {_listed([str(folder) for folder in wanted.folders])}. Ctrl-C ends it.")
     for change in changes(watched, wanted.folders, never=wanted.selection.never):
         if change.files:
-            changed = [of_file(path, wanted.metadata) for path in change.files]
+            changed = [of_file(file, wanted.metadata, wanted.password) for file in change.files]
             _ingest(into, settings, err, changed, ())
         if change.some_gone:
             _sweep(wanted, into, err)

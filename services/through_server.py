@@ -48,13 +48,15 @@ class ThroughServer:
 
     def submit(self, copies: Sequence[Copy], key: str) -> str:
         """In one request, again and again until it is answered."""
-        metadata = dict(copies[0].source.metadata)  # the command gives all of them the same
+        first = copies[0].source  # the command gives all of them the same metadata and password
+        metadata = dict(first.metadata)
         answer = self._client.upload(
             [(copied.source.name, copied.file) for copied in copies],
             sources=[copied.source.origin for copied in copies],
             key=key,
             collection=self._collection,
             **({"metadata": json.dumps(metadata)} if metadata else {}),
+            **({"password": first.password} if first.password else {}),
         )
         return str(answer["job_id"])
 

@@ -1,5 +1,6 @@
 """Backups of a running service, over HTTP and by the command line."""
 
+import json
 import threading
 
 import pytest
@@ -153,7 +154,21 @@ def test_the_command_line(tmp_path):
     assert "Traceback" not in again.stderr + nothing.stderr + refused.stderr + torn.stderr
 
 
-def test_a_folder_that_a_server_holds_says_how(rag, tmp_path):
+def test_a_folder_that_something_else_holds_is_an_error(rag, tmp_path):
     done = run("backup", "b", "--data", str(rag.parts.settings.data), folder=tmp_path)
     assert done.returncode == 4
-    assert "rag backup b --server http" in done.stderr
+    assert "in use by process" in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_server_that_has_the_folder_open_is_found(rag, tmp_path):
+    data = ("--data", str(rag.parts.settings.data))
+    with server(rag):
+        done = run("backup", "b", *data, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "2 documents" in done.stderr
+        proved = run("rm", "one", "--prove", "--json", *data, folder=tmp_path)
+        assert json.loads(proved.stdout)[0]["gone"], proved.stdout
+        picked = run("rm", "--filter", '{"document_id": "two"}', *data, folder=tmp_path)
+        assert picked.returncode == 0, picked.stderr
+        assert json.loads(run("ls", "default", "--json", *data, folder=tmp_path).stdout) == []

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from fpdf import FPDF
 from rich.console import Console
 
 from rag.errors import DataFolderBusy, InvalidInput, NotFound
@@ -321,6 +322,22 @@ def test_through_a_server_it_reports_the_same(command, docs):
         assert deleted["a.md"] == "deleted"
         assert str(gone) not in documents(rag, "theirs").values()
         assert str(gone) in documents(rag, "own").values()
+
+
+def test_a_password_opens_files_both_ways(command, docs):
+    made = FPDF()
+    made.add_page()
+    made.set_font("Helvetica", size=12)
+    made.cell(text="The lamp burns oil.")
+    made.set_encryption("owner", user_password="1811")
+    file = docs / "locked.pdf"
+    file.write_bytes(bytes(made.output()))
+    assert command.statuses(file) == {"locked.pdf": "failed"}
+    assert "password" in command.said
+    assert command.statuses(file, password="1811") == {"locked.pdf": "ingested"}
+    with command.folder() as rag, server(rag):
+        found = command.statuses(file, password="1811", collection="theirs")
+        assert found == {"locked.pdf": "ingested"}
 
 
 def by_source(report: DocumentReport) -> str:
