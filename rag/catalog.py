@@ -541,11 +541,6 @@ class Catalog:
         """Add (+1) or take away (-1) a generation's chunks from the collection's counters."""
         query = sa.select(generations.c.chunks, generations.c.token_chunks)
         row = connection.execute(query.where(generations.c.id == generation)).one()
-        connection.execute(
-            collections.update()
-            .where(collections.c.id == found.id)
-            .values(chunks=collections.c.chunks + sign * row.chunks)
-        )
         rows = [
             {"collection_id": found.id, "token": token, "chunks": sign * count}
             for token, count in sorted(_unpack(row.token_chunks).items())
@@ -559,6 +554,12 @@ class Catalog:
                 ),
                 rows,
             )
+        # Last: Postgres does not notice that a session stands still right after a batch of rows.
+        connection.execute(
+            collections.update()
+            .where(collections.c.id == found.id)
+            .values(chunks=collections.c.chunks + sign * row.chunks)
+        )
 
 
 def _collection(connection: sa.Connection, scope: Scope, name: str) -> Collection:
