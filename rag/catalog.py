@@ -771,11 +771,6 @@ class Catalog:
         for row in connection.execute(query.where(generations.c.id.in_(ids))):
             chunks += row.chunks
             tokens.update(_unpack(row.token_chunks))
-        connection.execute(
-            collections.update()
-            .where(collections.c.id == found.id)
-            .values(chunks=collections.c.chunks + sign * chunks)
-        )
         rows = [
             {"collection_id": found.id, "token": token, "chunks": sign * count}
             for token, count in sorted(tokens.items())
@@ -789,6 +784,12 @@ class Catalog:
                 ),
                 rows,
             )
+        # Last: Postgres does not notice that a session stands still right after a batch of rows.
+        connection.execute(
+            collections.update()
+            .where(collections.c.id == found.id)
+            .values(chunks=collections.c.chunks + sign * chunks)
+        )
 
 
 def _collection(connection: sa.Connection, scope: Scope, which: Which) -> Collection:
