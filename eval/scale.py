@@ -198,7 +198,7 @@ def _start(data: Path, texts: Path, after: str, line: Connection) -> None:
 
 
 def _open(data: Path) -> Orchestrator:
-    rag = Orchestrator.open(data, embedder=MODEL, reranker="none", generator="quote")
+    rag = Orchestrator.open(data, embedder="random", reranker="none", generator="quote")
     files = resolve(MODEL)
     preset = embedder_preset(MODEL, files.path)
     tokenizer = load_tokenizer(files.path, lower_case=preset.lower_case)
