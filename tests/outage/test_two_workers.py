@@ -25,7 +25,7 @@ from tests.waiting import until
 # Of leases, and of how long Postgres bears a transaction that stands still. `make soak` takes what
 # users have.
 LEASE_SECONDS = os.environ.get("RAG_SOAK_LEASE_SECONDS", "2")
-DOCUMENTS = [f"doc-{n}" for n in range(int(os.environ.get("RAG_SOAK_DOCUMENTS", "16")))]
+DOCUMENTS = [f"doc-{n}" for n in range(int(os.environ.get("RAG_SOAK_DOCUMENTS", "10")))]
 PATIENCE = 60 + 10 * float(LEASE_SECONDS)
 
 
