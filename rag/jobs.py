@@ -299,8 +299,7 @@ class Ingestor:
 
     def _attempt(self, task: Task) -> None:
         work, claim = Work(Priority.BULK), task.owner or ""
-        place, give_way = partial(self._place, claim, work), partial(self._give_way, claim, work)
-        keeper = Journaled(self._parts, task, place, give_way)
+        keeper = self._keeper(task, work)
         self._work[claim] = work
         try:
             if self._closing:
@@ -327,6 +326,11 @@ class Ingestor:
                 self._purge(task, keeper.written())
             finally:
                 del self._work[claim]
+
+    def _keeper(self, task: Task, work: Work) -> "Journaled":
+        claim = task.owner or ""
+        place, give_way = partial(self._place, claim, work), partial(self._give_way, claim, work)
+        return Journaled(self._parts, task, place, give_way)
 
     def _purge(self, task: Task, written: int | None) -> None:
         purge(self._parts, task.scope, task.collection, task.document_id, written=written)

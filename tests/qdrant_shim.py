@@ -76,6 +76,7 @@ class Shim:
                 _route("PUT", f"{one}/index", self._index),
                 _route("PUT", f"{one}/points", self._upsert),
                 _route("POST", f"{one}/points/delete", self._delete),
+                _route("POST", f"{one}/points/payload", self._set_payload),
                 _route("POST", f"{one}/points/count", self._count),
                 _route("POST", f"{one}/points/scroll", self._scroll),
                 _route("POST", f"{one}/points/query/batch", self._query),
@@ -134,20 +135,30 @@ class Shim:
         self._update(name, qe.UpdateOperation.delete_points_by_filter(where))
         return UPDATED
 
+    def _set_payload(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        where = _filter(body["filter"])
+        self._update(name, qe.UpdateOperation.set_payload_by_filter(where, body["payload"]))
+        return UPDATED
+
     def _count(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         request = qe.CountRequest(exact=body["exact"], filter=_filter(body["filter"]))
         return {"count": self._shard(name).count(request)}
 
     def _scroll(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        fields = body["with_payload"]
         request = qe.ScrollRequest(
             offset=body.get("offset"),
             limit=body["limit"],
             filter=_filter(body["filter"]),
-            with_payload=qe.PayloadSelector.Include(body["with_payload"]),
+            with_payload=fields if fields is True else qe.PayloadSelector.Include(fields),
+            with_vector=body.get("with_vector") or False,
         )
         records, offset = self._shard(name).scroll(request)
         return {
-            "points": [{"id": str(one.id), "payload": one.payload} for one in records],
+            "points": [
+                {"id": str(one.id), "payload": one.payload, "vector": _plain(one.vector)}
+                for one in records
+            ],
             "next_page_offset": str(offset) if offset is not None else None,
         }
 
@@ -201,14 +212,23 @@ def _vector(given: list[float] | dict[str, Any]) -> list[float] | qe.SparseVecto
     return given
 
 
+def _plain(vectors: Any) -> dict[str, list[float]] | None:
+    if not isinstance(vectors, dict):
+        return None
+    return {name: [float(x) for x in vector] for name, vector in vectors.items()}
+
+
 def _filter(given: dict[str, Any]) -> qe.Filter:
     return qe.Filter(
         must=[_condition(one) for one in given.get("must") or []],
         must_not=[_condition(one) for one in given.get("must_not") or []],
+        should=[_condition(one) for one in given.get("should") or []] or None,
     )
 
 
-def _condition(given: dict[str, Any]) -> qe.FieldCondition:
+def _condition(given: dict[str, Any]) -> qe.FieldCondition | qe.Filter:
+    if "key" not in given:
+        return _filter(given)
     if limits := given.get("range"):
         bounds = {key: limits.get(key) for key in ("gt", "gte", "lt", "lte")}
         return qe.FieldCondition(given["key"], range=qe.RangeFloat(**bounds))

@@ -167,7 +167,7 @@ def is_foreign(head: bytes) -> bool:
     """
     if not head.strip() or head.startswith((b"PK\x03\x04", b"PK\x05\x06", OLE2)):
         return False
-    if _is_pdf(head, ""):
+    if _is_pdf(head, "") or head.startswith(tuple(magic for magic, _ in _IMAGE_MAGIC)):
         return False
     return head.startswith(tuple(magic for magic, *_ in _UNREADABLE)) or is_binary(head)
 

@@ -14,6 +14,7 @@ from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.sources import Source
 from rag.types import Attachment, Document
+from rag.work import Priority, Work
 
 LAMP, HORN = "The lamp of Bell Rock burns rape oil.", "The horn sounds twice a minute in fog."
 
@@ -238,7 +239,7 @@ def test_a_mail_that_was_parsed_before_a_crash_keeps_its_attachments(docs, monke
     job = first.submit(docs.scope, "docs", [upload])
     task = docs.parts.journal.claim(per_collection=1)
     with pytest.raises(RuntimeError):
-        first._ingest(task)
+        first._ingest(task, first._keeper(task, Work(Priority.BULK)))
     monkeypatch.undo()
 
     def parse(*_):
