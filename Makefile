@@ -11,8 +11,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/rag demo $(if $(PROFILE),--profile $(PROFILE))
 
+# Two at a time: many tests wait for processes of theirs.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The long proofs, of which `make test` runs samples. Some twenty minutes.
 soak: .venv/installed-dev

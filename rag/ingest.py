@@ -112,7 +112,7 @@ def parse_options(settings: Settings, source: Source) -> Options:
         max_attachments=0 if is_deep else settings.max_attachments,
         max_attachment_bytes=settings.max_attachment_bytes,
         ocr=settings.ocr_languages if settings.ocr == "auto" else "",
-        ocr_data=str(settings.ocr_data or ""),
+        ocr_data=settings.ocr_data,
     )
 
 

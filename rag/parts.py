@@ -329,7 +329,7 @@ def assembled(settings: Settings, database: Database, store: VectorStore) -> Par
 
 def open_objects(settings: Settings) -> Objects:
     """Where the settings want originals and parsed texts. Raises InvalidInput, MissingExtra."""
-    if settings.objects_url is None:
+    if not settings.objects_url:
         return ObjectStore(settings.data / "objects")
     from rag.bucket import open_bucket
 

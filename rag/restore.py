@@ -189,7 +189,7 @@ def _check_database(settings: Settings) -> None:
 
 def _check_bucket(settings: Settings) -> None:
     """Raise Conflict for a bucket that holds more than what an interrupted restore left."""
-    if settings.objects_url is None or (settings.data / unfinished.MARK).exists():
+    if not settings.objects_url or (settings.data / unfinished.MARK).exists():
         return
     if any(open_objects(settings).names()):
         raise Conflict(

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     # Where things are kept.
     data: Path = Path("ragstone-data")
     database_url: SecretStr | None = None  # default: SQLite in the data folder
-    objects_url: str | None = None  # s3://bucket/folder; default: a folder in the data folder
+    objects_url: str = ""  # s3://bucket/folder; default: a folder in the data folder
     objects_options: dict[str, Any] = Field(default_factory=dict)  # for fsspec, as JSON
     qdrant_url: str | None = None  # default: Qdrant Edge in the process
     qdrant_api_key: SecretStr | None = None
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     max_attachment_depth: int = Field(3, ge=0, le=10)  # mails within mails
     ocr: Literal["auto", "off"] = "auto"  # read pictures of text where the extra `ocr` is installed
     ocr_languages: str = Field("eng", pattern=r"^\w+(\+\w+)*$")  # Tesseract's names: eng+deu
-    ocr_data: Path | None = None  # the folder of their .traineddata; default: the usual ones
+    ocr_data: str = ""  # the folder of their .traineddata; default: the usual ones
     ingest_queue: int = Field(1000, ge=1)  # accepted uploads that are not done; more get 429
     ingest_threads: int = Field(8, ge=1, le=64)  # documents that a process works on at once
     ingest_beside_questions: int = Field(1, ge=1, le=64)  # the same while questions come

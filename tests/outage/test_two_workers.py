@@ -41,6 +41,7 @@ def environment(tmp_path: Path, postgres: Postgres) -> Iterator[dict[str, str]]:
             "RAG_EMBED_BATCH": "4",
             "RAG_CHUNK_TOKENS": "64",
             "RAG_CHUNK_OVERLAP": "0",
+            "RAG_INGEST_THREADS": "1",  # so that each is at the document of which the test speaks
             "LEASE_SECONDS": LEASE_SECONDS,
         }
 

@@ -58,6 +58,7 @@ def running(app: FastAPI) -> Iterator[httpx.Client]:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
             with httpx.Client(base_url=address, timeout=30, trust_env=False) as opened:
+                opened.get("/healthz")  # it has said where it listens
                 yield opened
         finally:
             server.should_exit = True

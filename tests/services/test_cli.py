@@ -83,7 +83,7 @@ def test_rm_by_filter_and_with_a_proof(folder):
         (["ask", "x", "-p", "enormous"], 2, "profile"),
         (["ask", "x", "--filter", "{", "-p", "starter"], 2, "not JSON"),
         (["ingest", "missing.txt", "-p", "starter"], 3, "missing.txt"),
-        (["ingest", "docs"], 5, "rag models pull"),
+        (["ingest", "docs", "-c", "new"], 5, "rag models pull"),
         (["rm"], 2, "--all"),
         (["rm", "x", "--filter", '{"a": 1}'], 2, "--filter"),
         (["rm", "--filter", "{}"], 2, "would delete every document"),

@@ -31,7 +31,7 @@ from services.ingest_command import Wanted
 from tests.services.serving import server
 
 ROOT = Path(__file__).parents[2]
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+GIF = b"GIF89a" + bytes(range(64))
 OLD_WORD = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "WordDocument".encode("utf-16-le")
 DEADLINE = 120  # for processes that load models on a busy machine
 
@@ -135,21 +135,21 @@ def test_a_report_says_what_was_made_of_a_file(command, docs):
 
 
 def test_what_no_parser_reads_is_skipped_in_a_folder_and_fails_by_name(command, docs):
-    (docs / "photo.png").write_bytes(PNG)
+    (docs / "photo.gif").write_bytes(GIF)
     (docs / "Makefile.bin").write_bytes(bytes(range(256)))
     (docs / "old.doc").write_bytes(OLD_WORD)  # which only its parser tells
     (docs / "torn.pdf").write_bytes(b"%PDF-1.7 torn")
     statuses = command.statuses(docs)
     assert statuses.pop("torn.pdf") == "failed"  # it is a type that is read
     assert set(statuses) == {"a.md", "b.txt", "c.md"}
-    assert "skipped, of types that no parser reads: 1 .bin, 1 .doc, 1 .png" in command.said
+    assert "skipped, of types that no parser reads: 1 .bin, 1 .doc, 1 .gif" in command.said
     assert "3 ingested, 1 failed, 3 skipped" in command.said
     with command.folder() as rag:  # what is known beforehand leaves no trace
         jobs = rag.parts.journal.list_jobs(rag.scope)
         tried = {task.source.name for job in jobs for task in job.tasks}
         assert tried == {"a.md", "b.txt", "c.md", "old.doc", "torn.pdf"}
-    named = command.statuses(docs / "photo.png", docs / "old.doc")
-    assert named == {"photo.png": "failed", "old.doc": "failed"}
+    named = command.statuses(docs / "photo.gif", docs / "old.doc")
+    assert named == {"photo.gif": "failed", "old.doc": "failed"}
 
 
 def test_a_file_that_cannot_be_read_stops_no_other(command, docs):
@@ -305,7 +305,7 @@ def test_a_file_is_the_same_document_both_ways(command, docs):
 
 
 def test_through_a_server_it_reports_the_same(command, docs):
-    (docs / "photo.png").write_bytes(PNG)
+    (docs / "photo.gif").write_bytes(GIF)
     (docs / "old.doc").write_bytes(OLD_WORD)
     (docs / "torn.pdf").write_bytes(b"%PDF-1.7 torn")
     (docs / "empty.md").write_text("")

@@ -55,7 +55,7 @@ def test_in_a_process_of_its_own(tmp_path, tiny):
     assert "default: flipped, 1 of 1 documents." in done.stdout
     assert "1 queries, given; 0 name their document." in done.stdout
     found = run("search", "Bell Rock", "--json", *starter, folder=tmp_path)
-    assert json.loads(found.stdout)["hits"][0]["chunk"]["title"] == "Bell Rock", found.stderr
+    assert json.loads(found.stdout)["hits"][0]["title"] == "Bell Rock", found.stderr
     shown = json.loads(
         run("migrate", "default", "--status", "--json", *starter, folder=tmp_path).stdout
     )

@@ -14,6 +14,7 @@ from tests.services.serving import is_problem
 EXPECTED = {
     errors.InvalidInput: (422, "invalid-input"),
     errors.TooLarge: (413, "too-large"),
+    errors.MalformedBackup: (422, "invalid-input"),
     errors.ParseError: (422, "invalid-input"),
     errors.EmptyDocument: (422, "empty-document"),
     errors.EncryptedDocument: (422, "encrypted-document"),

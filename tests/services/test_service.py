@@ -92,6 +92,11 @@ def test_the_examples_of_the_documentation_work(lm_parts, tmp_path):
         for example in _examples(schema, "/score", "post"):
             assert client.post("/score", json=example).is_success, example
             tried += 1
+        for example in _examples(schema, "/v1/collections/{name}/migration", "post"):
+            # Its model is on a hub; the request is one that could be carried out.
+            answer = client.post("/v1/collections/manuals/migration", json=example)
+            assert answer.status_code in (202, 503), answer.text
+            tried += 1
         assert tried == sum(len(_all(operation)) for operation in _operations(schema))
 
 
