@@ -11,9 +11,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/rag demo $(if $(PROFILE),--profile $(PROFILE))
 
-# Two at a time: many tests wait for processes of theirs.
+# Two at a time, the longest first: many tests wait for processes of theirs.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The long proofs, of which `make test` runs samples. Some twenty minutes.
 soak: .venv/installed-dev
