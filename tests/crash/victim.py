@@ -131,6 +131,7 @@ def sabotage(how: str) -> None:
             if found:
                 index = shelf.index_of(self._catalog.collection(task.scope, task.collection))
                 rag.parts.store.delete(task.scope, index, task.document_id, list(found.values()))
+                time.sleep(1)  # a search falls into it for certain
             return flip(self, task, *more)
 
         Journal.flip = purge_first  # type: ignore[method-assign]
