@@ -15,7 +15,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The long proofs, of which `make test` runs samples. Some twenty minutes.
+# The long proofs, of which `make test` runs samples. About an hour: a kill takes 14 s.
 soak: .venv/installed-dev
 	RAG_SOAK_KILLS=200 $(BIN)/python -m pytest -s tests/crash
 	RAG_SOAK_OUTAGE_SECONDS=60 RAG_SOAK_LEASE_SECONDS=30 RAG_SOAK_DOCUMENTS=100 \

@@ -132,7 +132,7 @@ class Ingestor:
                 self._journal.accept(job_id)
             except BaseException:
                 # Where that fails as well, its lease ends, and a sweep forgets it.
-                with _logged("an upload that was refused"):
+                with logged("an upload that was refused"):
                     self._journal.refuse(job_id, {arrival.content_hash for arrival in arrivals})
                 raise
             finally:
@@ -186,7 +186,7 @@ class Ingestor:
         woken = True
         while not self._closing:
             task = None
-            with _logged("the journal"):
+            with logged("the journal"):
                 if self._takes_more() and (woken or self._nobody_looked()):
                     most = self._parts.settings.ingest_per_collection
                     task = self._journal.claim(per_collection=most)
@@ -196,7 +196,7 @@ class Ingestor:
             if not woken:
                 self.wake()  # others may have come with it
             woken = True
-            with _logged(task.document_id):
+            with logged(task.document_id):
                 self._attempt(task)
                 self._settle(task.job_id)
             self.wake()  # one document's tasks wait for each other
@@ -206,7 +206,7 @@ class Ingestor:
         renewed = time.monotonic()
         while not self._closing:
             self._pause()
-            with _logged("the journal"):
+            with logged("the journal"):
                 busy = self._work or self._receiving
                 if busy and time.monotonic() - renewed >= RENEW_SECONDS:
                     renewed = time.monotonic()
@@ -222,7 +222,7 @@ class Ingestor:
             if self._to_sweep.is_set() or time.monotonic() - swept >= SWEEP_SECONDS:
                 self._to_sweep.clear()
                 swept = time.monotonic()
-                with _logged("the sweep"):
+                with logged("the sweep"):
                     self._sweep()
 
     def _nobody_looked(self) -> bool:
@@ -405,7 +405,7 @@ def _stopping() -> Overloaded:
 
 
 @contextmanager
-def _logged(what: str) -> Iterator[None]:
+def logged(what: str) -> Iterator[None]:
     """A thread goes on whatever happens: the journal knows what is not done."""
     try:
         yield

@@ -229,21 +229,12 @@ def _written(
         for chunks, vectors in embedded:
             steps.store(parts, migration.scope, build, chunks, vectors)
             watch.tick()
-    return Revision(
-        document_id=record.id,
-        generation=generation,
-        source=record.source,
-        title=record.title,
+    content_hash = record.content_hash
+    made = steps.revision(parts, build, source, content_hash, document, split, generation, ())
+    return replace(
+        made,
         media_type=record.media_type,
-        metadata=record.metadata,
-        content_hash=record.content_hash,
         fingerprint=record.fingerprint,
-        chunks=len(split.chunks),
-        tokens=sum(chunk.tokens for chunk in split.chunks),
-        pages=record.pages,
-        characters=record.characters,
-        warnings=steps.warnings_of(parts.embedder_for(build), document, split),
-        token_chunks=split.token_chunks,
         parent=record.parent,
         children=tuple(parts.catalog.descendants(migration.scope, build, {record.id})),
     )

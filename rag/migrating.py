@@ -6,15 +6,15 @@ What was asked for is in the catalog, so a process that dies leaves it to the ne
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 from rag.builds import Migration, Obstacle
 from rag.errors import Cancelled, NotFound, RagError
-from rag.jobs import HEALS
+from rag.jobs import HEALS, logged
 from rag.journal import LeaseLost
 from rag.migrate import advance
 from rag.parts import Parts
@@ -102,12 +102,12 @@ class Migrator:
     def _work(self) -> None:
         while not self._cancelled.is_set():
             claimed = None
-            with _logged("the migrations"):
+            with logged("the migrations"):
                 claimed = self._parts.builds.claim(uuid4().hex)
             if claimed is None:
                 self._pause(TICK_SECONDS)
                 continue
-            with _logged(f"the migration of {claimed.collection.name!r}"):
+            with logged(f"the migration of {claimed.collection.name!r}"):
                 self._attempt(claimed)
 
     def _attempt(self, migration: Migration) -> None:
@@ -181,14 +181,3 @@ class _Watch:
         since, before = self._begun
         rate = (done - before) / (now - since) if now > since else 0.0
         self._migration = replace(self._migration, done=done, total=total, rate=max(0.0, rate))
-
-
-@contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """The thread goes on whatever happens: the catalog knows what is not done."""
-    try:
-        yield
-    except RagError as error:
-        log.warning("%s: %s", what, error)
-    except Exception:
-        log.exception("%s", what)

@@ -21,30 +21,15 @@ from rag import backup as made
 from rag.archive import Archive, Manifest
 from rag.backup import Step
 from rag.disk import written_whole
-from rag.errors import (
-    Conflict,
-    DataFolderBusy,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    RagError,
-    StorageFull,
-    StoreUnreachable,
-)
+from rag.errors import DataFolderBusy, InvalidInput, NotFound, StoreUnreachable
 from rag.parts import open_parts
 from rag.restore import Restored
 from rag.restore import restore as put_back
 from rag.settings import Settings
 from services import running
+from services.client import failure
 
 CONNECT_SECONDS = 5.0
-_SAID: dict[int, type[RagError]] = {
-    404: NotFound,
-    409: Conflict,
-    429: Overloaded,
-    503: StoreUnreachable,
-    507: StorageFull,
-}
 
 
 def backup(console: Console, settings: Settings, path: Path, server: str | None) -> Manifest:
@@ -80,7 +65,7 @@ def download(console: Console, settings: Settings, path: Path, server: str) -> M
                 client.stream("POST", f"{server.rstrip('/')}/v1/backup") as response,
             ):
                 if response.status_code != 200:
-                    raise _refusal(response, server)
+                    raise failure(response)
                 with _bytes(console) as on_bytes:
                     for piece in response.iter_raw():
                         file.write(piece)
@@ -122,19 +107,6 @@ def show_restored(console: Console, settings: Settings, restored: Restored) -> N
     for name, (then, now) in sorted(restored.differs.items()):
         was = escape(f"{name} was {then!r} then and is {now!r} now")
         console.print(f"[yellow]note[/] {was}")
-
-
-def _refusal(response: httpx.Response, server: str) -> RagError:
-    """The error that a server's problem stands for."""
-    response.read()
-    kind = _SAID.get(response.status_code, RagError)
-    try:
-        said = response.json()
-        return kind(str(said["detail"]), hint=str(said.get("hint", "")))
-    except (ValueError, KeyError, TypeError):
-        return RagError(
-            f"{server} answered with status {response.status_code}.", hint="Is it a Ragstone?"
-        )
 
 
 @contextmanager

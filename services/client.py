@@ -169,21 +169,29 @@ def error_of(problem: Mapping[str, Any]) -> RagError:
     return kind(message, hint=str(problem.get("hint") or ""))
 
 
-def _check(response: httpx.Response) -> None:
-    """Raise what an answer that is no success says."""
-    if response.is_success:
-        return
+def failure(response: httpx.Response) -> RagError:
+    """What an answer that is no success says."""
     response.read()
     try:
         error = error_of(response.json())
     except (ValueError, AttributeError):  # something that is not ours stands before the server
-        error = RagError(f"The server answered {response.status_code}.")
+        error = RagError(
+            f"The server answered {response.status_code}.", hint="Is it a Ragstone server?"
+        )
     if isinstance(error, Overloaded):
         error.retry_after = _seconds(response.headers.get("retry-after", ""))
-    elif response.status_code in AWAY and type(error) is RagError:
-        raise _Away(str(error))
     elif response.status_code == 404 and type(error) is RagError:
-        raise NotFound(error.message, hint=error.hint)
+        return NotFound(error.message, hint=error.hint)
+    return error
+
+
+def _check(response: httpx.Response) -> None:
+    """Raise what an answer that is no success says."""
+    if response.is_success:
+        return
+    error = failure(response)
+    if response.status_code in AWAY and type(error) is RagError:
+        raise _Away(str(error))
     raise error
 
 

@@ -16,34 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rag.builds import Migration, Wish
-from rag.errors import (
-    Conflict,
-    InvalidInput,
-    ModelUnavailable,
-    NotFound,
-    Overloaded,
-    RagError,
-    StorageFull,
-    StoreUnreachable,
-)
+from rag.errors import InvalidInput, NotFound, RagError, StoreUnreachable
 from rag.migrate import model_id
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
+from services.client import failure
 from services.reach import open_or_find
 from services.schemas import MigrationOut, MigrationRequest, QueryIn
 
 FAILED = 1
 POLL_SECONDS = 0.5
 HTTP_SECONDS = 600.0  # starting one loads a model, and may fetch it first
-_STATUSES: dict[int, type[RagError]] = {
-    404: NotFound,
-    409: Conflict,
-    413: InvalidInput,
-    422: InvalidInput,
-    429: Overloaded,
-    503: ModelUnavailable,
-    507: StorageFull,
-}
 
 
 class Migrations(Protocol):
@@ -249,17 +232,7 @@ class Through:
             ) from None
         if response.is_success:
             return MigrationOut.model_validate_json(response.content)
-        raise _problem(response)
-
-
-def _problem(response: httpx.Response) -> RagError:
-    kind = _STATUSES.get(response.status_code, RagError)
-    try:
-        said = response.json()
-    except ValueError:
-        said = {}
-    detail = said.get("detail") or f"The server answers {response.status_code}."
-    return kind(str(detail), hint=str(said.get("hint", "")))
+        raise failure(response)
 
 
 class Bar:

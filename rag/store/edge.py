@@ -160,10 +160,7 @@ class EdgeStore:
         ]
         if not batch:
             return [], []
-        shard = self._shard(index)
-        with self._searching:
-            if self._shards.get(index.physical) is not shard:
-                raise NotFound(f"The vectors in {self._path(index)} were just deleted.")
+        with self._reading(index) as shard:
             results = shard.query_batch(qe.QueryBatchRequest(batch))
             found = {name: _found(points) for name, points in zip(queries, results, strict=True)}
         return found.get(DENSE, []), found.get(BM25, [])
@@ -184,7 +181,8 @@ class EdgeStore:
         """How many points there are, of all generations."""
         only = [AnyOf("document_id", (document_id,))] if document_id is not None else []
         request = qe.CountRequest(exact=True, filter=_filter(scope, only))
-        return self._shard(index).count(request)
+        with self._reading(index) as shard:
+            return shard.count(request)
 
     def inventory(
         self, scope: Scope, index: Index, document_id: str | None = None
@@ -211,7 +209,8 @@ class EdgeStore:
         where = _filter(scope, of_generation(document_id, generation))
         self._check_space()
         changed = face_payload(metadata, title)
-        self._shard(index).update(qe.UpdateOperation.set_payload_by_filter(where, changed))
+        with self._has_room():
+            self._shard(index).update(qe.UpdateOperation.set_payload_by_filter(where, changed))
 
     def chunks(
         self, scope: Scope, index: Index, document_id: str, generation: int, first: int, limit: int
@@ -227,7 +226,7 @@ class EdgeStore:
 
     def points(self, scope: Scope, index: Index) -> Iterator[list[Point]]:
         """Every point that is there when the reading comes to it, in batches, by id."""
-        shard, where, offset = self._shard(index), _filter(scope, []), None
+        where, offset = _filter(scope, []), None
         while True:
             request = qe.ScrollRequest(
                 offset=offset,
@@ -236,7 +235,7 @@ class EdgeStore:
                 with_payload=True,
                 with_vector=[DENSE],
             )
-            with self._searching:
+            with self._reading(index) as shard:
                 records, offset = shard.scroll(request)
             yield [stored_point(str(r.id), r.payload, r.vector) for r in records]
             if offset is None:
@@ -274,18 +273,27 @@ class EdgeStore:
         fields: list[str] | bool,
     ) -> Iterator[dict[str, Any]]:
         """The payloads of all points for which the conditions hold, or these fields of them."""
-        shard, where = self._shard(index), _filter(scope, conditions)
+        where = _filter(scope, conditions)
         wanted = fields if isinstance(fields, bool) else qe.PayloadSelector.Include(fields)
         offset: Any = None
         while True:
             request = qe.ScrollRequest(
                 offset=offset, limit=SCROLL, filter=where, with_payload=wanted
             )
-            with self._searching:
+            with self._reading(index) as shard:
                 records, offset = shard.scroll(request)
             yield from (record.payload or {} for record in records)
             if offset is None:
                 return
+
+    @contextmanager
+    def _reading(self, index: Index) -> Iterator[qe.EdgeShard]:
+        """The shard, which nobody drops for the length of the block. Raises NotFound."""
+        shard = self._shard(index)
+        with self._searching:
+            if self._shards.get(index.physical) is not shard:
+                raise NotFound(f"The vectors in {self._path(index)} were just deleted.")
+            yield shard
 
     def _path(self, index: Index) -> Path:
         return self._folder / index.physical
