@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="all unless named")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
     parser.add_argument("--texts", type=Path, default=RETRIEVAL_SETS, help="folder of BEIR sets")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the report goes")
@@ -61,10 +62,12 @@ def main() -> None:
         raise SystemExit(1)
     texts = load_texts(options.texts, PASSAGES, QUESTIONS, CANDIDATES)
     words = corpus(options.texts)
-    given = {"rounds": str(options.rounds), "gpu": torch.cuda.get_device_name()}
-    console.print(f"{given['gpu']}; texts: {texts.origin}", markup=False)
-    for measure in (embedding, reranking, generation):
-        section = measure(texts, words, options.rounds)
+    gpu = torch.cuda.get_device_name()
+    given = {"command": f"python -m eval.gpu --rounds {options.rounds}", "gpu": gpu}
+    console.print(f"{gpu}; texts: {texts.origin}", markup=False)
+    for name in options.sections or SECTIONS:
+        section = SECTIONS[name](texts, words, options.rounds)
+        section.notes.append(f"on one {gpu}")
         report.show(console, section)
         found = report.document(section, given)
         for path in report.write(found, section, options.results):
@@ -285,6 +288,13 @@ def _common(a: str, b: str) -> int:
 
 def _files(folder: Path) -> ModelFiles:
     return ModelFiles(folder.name, folder, "")
+
+
+SECTIONS: dict[str, Callable[[Texts, Sequence[str], int], Section]] = {
+    "embed": embedding,
+    "rerank": reranking,
+    "generate": generation,
+}
 
 
 if __name__ == "__main__":

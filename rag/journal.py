@@ -236,8 +236,9 @@ class Journal:
         )
         expired = sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now)
         # Two questions, each answered at the head of the index by state. Asked as one, the database
-        # would look at every task that waits, or at all that ever were.
-        with self._database.write() as connection:
+        # would look at every task that waits, or at all that ever were. A claim that a power cut
+        # undoes is a task that waits again.
+        with self._database.write(lasting=False) as connection:
             full, some_expired = _running(connection, per_collection, now)
             due = [queued, expired] if some_expired else [queued]
             found = [_first(connection, one, full) for one in due]
@@ -266,17 +267,20 @@ class Journal:
         """
         claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(list(held)))
         received = sa.and_(tasks.c.state == "receiving", tasks.c.job_id.in_(list(receiving)))
-        with self._database.write() as connection:
+        with self._database.write(lasting=False) as connection:
             query = tasks.update().where(sa.or_(claimed, received))
             connection.execute(query.values(lease_until=_now() + LEASE))
             return set(connection.execute(sa.select(tasks.c.owner).where(claimed)).scalars())
 
     def release(self, task: Task) -> None:
         """Nobody writes for a cancelled task any more: its generation may be purged."""
+        mine = sa.and_(
+            tasks.c.id == task.id, tasks.c.owner == task.owner, tasks.c.state == "cancelled"
+        )
+        with self._database.read() as connection:  # few are: others need not wait for a write
+            if connection.execute(sa.select(tasks.c.id).where(mine)).first() is None:
+                return
         with self._database.write() as connection:
-            mine = sa.and_(
-                tasks.c.id == task.id, tasks.c.owner == task.owner, tasks.c.state == "cancelled"
-            )
             connection.execute(tasks.update().where(mine).values(owner=None, lease_until=None))
 
     def open_generation(
@@ -308,8 +312,11 @@ class Journal:
         return (row[0], row[1], row[2]) if row else None
 
     def progress(self, task: Task, stage: str, done: int, total: int) -> None:
-        """How far the task is; what is `done` will not be done again. Raises LeaseLost."""
-        with self._database.write() as connection:
+        """How far the task is; what is `done` will not be done again, but for a power cut.
+
+        Raises LeaseLost.
+        """
+        with self._database.write(lasting=False) as connection:
             self._hold(connection, task)
             got_on = {"starts": 0} if done else {}
             self._set(connection, task, stage=stage, done=done, total=total, **got_on)

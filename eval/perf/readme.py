@@ -31,7 +31,10 @@ def table(results: Path) -> str:
 def _lines(run: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     figures = [Figure(**{**one, "values": tuple(one["values"])}) for one in stored["figures"]]
     section = Section(stored["name"], stored["ours"], figures)
-    command = f"python -m eval.perf {section.name} --rounds {run['options']['rounds']}"
+    options = run["options"]
+    command = options.get("command") or (
+        f"python -m eval.perf {section.name} --rounds {options['rounds']}"
+    )
     named = len(section.ours) > 1  # values stand in this order
     head = f"| **{section.name}** | {run['when'][:10]} | {', '.join(section.ours) if named else ''}"
     lines = [f"{head} | `{command}` |"]

@@ -31,10 +31,8 @@ from rag.work import Priority, Work, current_work
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-PADDING = 0.1  # the share of a batch that may be padding
-# ... unless it is so little that another batch would cost more: what a forward pass costs whatever
-# is in it, in tokens of a small encoder on a CPU.
-SPARE_TOKENS = 128
+PADDING = 0.1  # the share of a batch that may be padding, if it is more than `pass_tokens`
+PASS_TOKENS = 128  # of a small encoder on a CPU
 WINDOW_BATCHES = 4  # how many batches' worth of waiting rows are looked at for neighbours
 BATCH_SECONDS = 0.2  # what an interactive batch may take
 QUESTIONS_SECONDS = 2.0  # how long after a question bulk batches stay short
@@ -99,8 +97,11 @@ class Row(Generic[Item, Result]):
 class BatchQueue(Generic[Item, Result]):
     """What waits, and which of it makes the next batch. Not thread-safe; `now` is in seconds."""
 
-    def __init__(self, *, batch_tokens: int, bulk_seconds: float) -> None:
+    def __init__(
+        self, *, batch_tokens: int, bulk_seconds: float, pass_tokens: int = PASS_TOKENS
+    ) -> None:
         self._batch_tokens = batch_tokens
+        self._pass_tokens = pass_tokens
         self._bulk_seconds = bulk_seconds
         self._waiting: dict[Priority, list[Request[Item, Result]]] = {p: [] for p in Priority}
         self._question = float("-inf")  # when the last one came
@@ -145,7 +146,8 @@ class BatchQueue(Generic[Item, Result]):
         window = _window(queue, oldest.rows[0].group, WINDOW_BATCHES * self._batch_tokens)
         lengths = [row.length for row in window]
         wanted = [row.request is oldest for row in window]
-        batch = window[choose_run(lengths, wanted, self._budget(priority, now))]
+        budget = self._budget(priority, now)
+        batch = window[choose_run(lengths, wanted, budget, self._pass_tokens)]
         for row in batch:
             row.taken = True
         for request in {row.request for row in batch}:
@@ -174,10 +176,10 @@ class BatchQueue(Generic[Item, Result]):
         if priority is Priority.INTERACTIVE:
             limit = speed * BATCH_SECONDS if speed else self._batch_tokens
         elif now - self._question <= QUESTIONS_SECONDS:
-            limit = speed * self._bulk_seconds  # 0 before the first was measured: try one row
+            limit = speed * self._bulk_seconds  # 0 before the first was measured
         else:
             limit = self._batch_tokens
-        return min(self._batch_tokens, int(limit))
+        return min(self._batch_tokens, max(int(limit), self._pass_tokens))
 
 
 class Batcher(Generic[Item, Result]):
@@ -197,6 +199,7 @@ class Batcher(Generic[Item, Result]):
         length: Callable[[Item], int],
         group: Callable[[Item], Hashable] = lambda _: None,
         batch_tokens: int,
+        pass_tokens: int = PASS_TOKENS,
         workers: int = 1,
         waiting: int,
         bulk_seconds: float = 0.05,
@@ -211,7 +214,7 @@ class Batcher(Generic[Item, Result]):
         self._most_waiting = waiting
         self._clock = clock
         self._queue: BatchQueue[Item, Result] = BatchQueue(
-            batch_tokens=batch_tokens, bulk_seconds=bulk_seconds
+            batch_tokens=batch_tokens, bulk_seconds=bulk_seconds, pass_tokens=pass_tokens
         )
         self._changed = threading.Condition()
         self._stats = BatchStats(workers=workers)
@@ -377,12 +380,15 @@ class Batcher(Generic[Item, Result]):
                 settle(request)
 
 
-def choose_run(lengths: Sequence[int], wanted: Sequence[bool], budget: int) -> slice:
+def choose_run(
+    lengths: Sequence[int], wanted: Sequence[bool], budget: int, pass_tokens: int = PASS_TOKENS
+) -> slice:
     """Neighbours among `lengths`, longest first, that make the best batch.
 
     The run has at most `budget` padded tokens and at most `PADDING` of padding, except that
-    `SPARE_TOKENS` of it are always allowed; one row is a run whatever its length. Of these the one
-    with the most wanted rows, at least one, then with the most tokens.
+    `pass_tokens` of it are always allowed, because another batch would cost more; one row is a run
+    whatever its length. Of these the one with the most wanted rows, at least one, then with the
+    most tokens.
     """
     tokens = list(accumulate(lengths, initial=0))
     wishes = list(accumulate(wanted, initial=0))
@@ -390,7 +396,7 @@ def choose_run(lengths: Sequence[int], wanted: Sequence[bool], budget: int) -> s
     def fits(start: int, end: int) -> bool:
         padded = (end - start) * lengths[start]
         padding = padded - (tokens[end] - tokens[start])
-        allowed = max(SPARE_TOKENS, PADDING * padded)
+        allowed = max(pass_tokens, PADDING * padded)
         return end == start + 1 or (padded <= budget and padding <= allowed)
 
     best, most, end = slice(0, 0), (0, 0), 0

@@ -20,11 +20,15 @@ Output = Literal["pooled", "states"]
 
 
 class EncoderEngine(Protocol):
-    """What runs an embedding model on one batch. Called from `workers` threads at once."""
+    """What runs an embedding model on one batch. Called from `workers` threads at once.
+
+    `batch_tokens` and `pass_tokens`: see `Batcher`.
+    """
 
     dim: int
     workers: int
     batch_tokens: int
+    pass_tokens: int
     precision: str
 
     def pooled(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
@@ -42,6 +46,7 @@ class CrossEncoderEngine(Protocol):
 
     workers: int
     batch_tokens: int
+    pass_tokens: int
     max_tokens: int
 
     def scores(self, pairs: Sequence[Encoding]) -> NDArray[np.float32]:
@@ -79,6 +84,7 @@ class LocalEncoder:
             length=lambda row: len(row.encoding),
             group=lambda row: row.output,
             batch_tokens=engine.batch_tokens,
+            pass_tokens=engine.pass_tokens,
             workers=engine.workers,
             waiting=queueing.waiting,
             bulk_seconds=queueing.bulk_seconds,
@@ -137,6 +143,7 @@ class LocalCrossEncoder:
             self._run,
             length=len,
             batch_tokens=engine.batch_tokens,
+            pass_tokens=engine.pass_tokens,
             workers=engine.workers,
             waiting=queueing.waiting,
             bulk_seconds=queueing.bulk_seconds,

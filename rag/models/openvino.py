@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from rag.errors import InvalidInput
+from rag.models.batching import PASS_TOKENS
 from rag.models.cache import Entry, NotConvertible, library_versions, open_or_build
 from rag.models.cpu import Cpu, Precision, PrecisionChoice
 from rag.models.load import ModelFiles
@@ -52,6 +53,7 @@ class OpenVINOEncoder:
     """A converted text encoder, an `EncoderEngine`."""
 
     batch_tokens = BATCH_TOKENS
+    pass_tokens = PASS_TOKENS
 
     def __init__(self, folder: Path, precision: Precision, threads: int = 0) -> None:
         self._graphs = _Graphs(folder, precision, threads)
@@ -76,6 +78,7 @@ class OpenVINOCrossEncoder:
     """A converted reranker, a `CrossEncoderEngine`."""
 
     batch_tokens = BATCH_TOKENS
+    pass_tokens = PASS_TOKENS
 
     def __init__(
         self, folder: Path, precision: Precision, threads: int = 0, *, max_tokens: int

@@ -4,6 +4,7 @@ float32 on a CPU, half precision on a GPU; attention is torch's fused one (sdpa)
 architecture has it, which is transformers' own default.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +26,16 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.utils import logging as transformers_logging
 
 from rag.errors import ModelUnavailable
+from rag.models.batching import PASS_TOKENS
 from rag.models.load import ModelFiles
 from rag.models.presets import EmbedderPreset, Pooling, longest_input
 from rag.models.tokens import pad
 
 # Padded tokens of one forward pass. Large ones gain nothing on a CPU, and a question that comes
 # during one waits for its end.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
+# While a GPU computes one batch, another thread pads the next. A CPU's cores all work on one.
+WORKERS = {"cpu": 1, "cuda": 2}
 
 
 class TorchEncoder:
@@ -39,8 +43,6 @@ class TorchEncoder:
 
     `batch_tokens` bounds the padded tokens of one forward pass. Raises `ModelUnavailable`.
     """
-
-    workers = 1  # torch uses all cores, or the whole GPU, for one forward pass
 
     def __init__(
         self,
@@ -55,6 +57,8 @@ class TorchEncoder:
         self.model = load_model(AutoModel, files, self._device, unused="pooler.")
         self.precision = str(self.model.dtype).removeprefix("torch.")
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
+        self.pass_tokens = pass_tokens(self.model, self.batch_tokens)
+        self.workers = WORKERS[self._device.type]
         self.dim = int(self.model.config.hidden_size)
 
     @torch.inference_mode()
@@ -87,8 +91,6 @@ class TorchCrossEncoder:
     with other than one label.
     """
 
-    workers = 1
-
     def __init__(
         self,
         files: ModelFiles,
@@ -108,6 +110,8 @@ class TorchCrossEncoder:
             )
         self.max_tokens = max_tokens or longest_input(files.id, files.path)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
+        self.pass_tokens = pass_tokens(self.model, self.batch_tokens)
+        self.workers = WORKERS[self._device.type]
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[Encoding]) -> NDArray[np.float32]:
@@ -205,6 +209,41 @@ def pick_device(name: str | None) -> torch.device:
     if name is not None:
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pass_tokens(model: PreTrainedModel, batch_tokens: int) -> int:
+    """What a forward pass costs whatever is in it, in tokens; see `Batcher`.
+
+    Measured on a GPU, which computes thousands of tokens while its kernels are being launched. It
+    is the warm-up as well.
+    """
+    if model.device.type != "cuda":
+        return PASS_TOKENS
+    few, many = (1, 16), (batch_tokens // 256, 256)
+    return launch_tokens(
+        (16, min(_seconds(model, *few) for _ in range(3))),
+        (batch_tokens, min(_seconds(model, *many) for _ in range(3))),
+    )
+
+
+def launch_tokens(few: tuple[int, float], many: tuple[int, float]) -> int:
+    """The fixed cost of a pass in tokens, from two passes' (tokens, seconds).
+
+    seconds = fixed + tokens / rate; at most the larger pass, when both take as long.
+    """
+    rate = (many[0] - few[0]) / max(many[1] - few[1], 1e-9)
+    fixed = few[1] - few[0] / rate
+    return max(PASS_TOKENS, min(many[0], round(fixed * rate)))
+
+
+@torch.inference_mode()
+def _seconds(model: PreTrainedModel, rows: int, length: int) -> float:
+    ids = torch.ones((rows, length), dtype=torch.int64, device=model.device)
+    torch.cuda.synchronize(model.device)
+    start = time.perf_counter()
+    model(input_ids=ids, attention_mask=ids)
+    torch.cuda.synchronize(model.device)
+    return time.perf_counter() - start
 
 
 def _dtype(device: torch.device, half: torch.dtype) -> torch.dtype:

@@ -2,8 +2,7 @@
 
 The second is transformers' continuous batching: a paged key-value cache, and in every forward pass
 the next token of all running requests beside pieces of new prompts. It is for GPUs; on a CPU it
-computes the same and is slower than one request after another. Only the CPU has run this code so
-far, in tests; the CUDA path was read, not run.
+computes the same and is slower than one request after another.
 """
 
 import copy
@@ -268,6 +267,9 @@ class ContinuousEngine:
     def close(self) -> None:
         """Wait for the jobs that are there and let the generating thread go."""
         self._worker.shutdown()
+        # The cache is most of a GPU's memory, and goes without waiting for a garbage collection:
+        # the manager points to its router, which points here.
+        del self._manager, self._processor, self._model
 
     def _serve(self) -> None:
         """Compute until no job is left, those that come meanwhile included."""

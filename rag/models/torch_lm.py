@@ -74,8 +74,9 @@ class TorchCausalLM:
         return SequentialEngine(self._model)
 
     def close(self) -> None:
-        """Wait for the requests that are there and let the generating thread go."""
+        """Wait for the requests that are there, let the generating thread and the memory go."""
         self._engine.close()
+        del self._model
 
     def count_tokens(self, text: str) -> int:
         """The tokens of `text`, no special ones added."""

@@ -16,8 +16,8 @@ from rag.errors import Cancelled, ModelUnavailable, Overloaded
 from rag.models.batching import (
     BULK_WAITS,
     PADDING,
+    PASS_TOKENS,
     QUESTIONS_SECONDS,
-    SPARE_TOKENS,
     Batcher,
     BatchQueue,
     BatchStats,
@@ -88,7 +88,7 @@ def test_no_run_is_better_than_the_chosen_one(rows, budget):
     def allowed(start, end):
         padded = (end - start) * lengths[start]
         padding = padded - sum(lengths[start:end])
-        small = padding <= SPARE_TOKENS or padding <= PADDING * padded
+        small = padding <= PASS_TOKENS or padding <= PADDING * padded
         return end == start + 1 or (padded <= budget and small)
 
     def gain(start, end):
@@ -140,6 +140,20 @@ def test_bulk_batches_are_short_while_questions_come():
     assert len(waiting.take(100.0)) == 5
     assert len(waiting.take(100.0 + QUESTIONS_SECONDS)) == 5
     assert len(waiting.take(100.1 + QUESTIONS_SECONDS)) == 10, "nobody asks: full batches"
+
+
+def test_no_batch_is_smaller_than_what_a_pass_costs_anyway():
+    """Where launching a pass is worth 600 tokens, five rows of 100 would take as long as six."""
+    rows = request([100] * 90, work=Work(BULK), at=100.0)
+    waiting = BatchQueue(batch_tokens=1000, bulk_seconds=0.05, pass_tokens=600)
+    for one in (rows, question := request([300, 10, 10], at=100.0)):
+        waiting.add(one)
+    asked = waiting.take(100.0)
+    assert {row.request for row in asked} == {question}
+    assert lengths_of(asked) == [300, 10, 10], "580 of padding are cheaper than another pass"
+    tried = waiting.take(100.0)
+    waiting.measured(tried, 1.0)
+    assert len(tried) == len(waiting.take(100.0)) == 6
 
 
 def test_interactive_batches_are_what_a_fifth_of_a_second_computes():

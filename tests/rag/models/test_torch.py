@@ -15,7 +15,7 @@ from rag.models.encoders import LocalCrossEncoder, LocalEncoder, Queueing
 from rag.models.load import ModelFiles
 from rag.models.presets import embedder_preset
 from rag.models.tokens import load_tokenizer
-from rag.models.torch import TorchCrossEncoder, TorchEncoder
+from rag.models.torch import TorchCrossEncoder, TorchEncoder, launch_tokens
 from tests import tiny_models
 
 TEXTS = [*tiny_models.CORPUS, "", "The heron. " * 40, "Fähre"]
@@ -173,3 +173,10 @@ def test_a_broken_model_is_named(tiny, tmp_path, encoder):
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
         encoder(folder)
+
+
+def test_what_a_pass_costs_in_tokens():
+    """8 ms and then 1,000,000 tokens a second: the launch is worth 8,000 tokens."""
+    assert launch_tokens((16, 0.008016), (32_768, 0.040768)) == 8000
+    assert launch_tokens((16, 0.008), (32_768, 0.008)) == 32_768, "both only launch"
+    assert launch_tokens((16, 0.0001), (2048, 1.0)) == 128, "a pass is what is in it"

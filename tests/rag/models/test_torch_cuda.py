@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from rag.models import torch_lm
+from rag.models.batching import PASS_TOKENS
 from rag.models.encoders import LocalCrossEncoder, LocalEncoder, Queueing
 from rag.models.engine import Engines
 from rag.models.load import ModelFiles
@@ -57,6 +58,13 @@ def test_vectors_are_the_cpus_up_to_bfloat16(tiny):
     assert precision == "bfloat16"
     assert (half * exact).sum(axis=1).min() > 0.999
     np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
+
+
+def test_a_pass_is_worth_more_tokens_than_on_a_cpu(tiny):
+    preset = embedder_preset("acme/x", tiny["bge"])
+    engine = TorchEncoder(files(tiny["bge"]), preset, device="cuda")
+
+    assert PASS_TOKENS < engine.pass_tokens <= engine.batch_tokens
 
 
 def test_scores_are_the_cpus_up_to_float16(tiny):
@@ -136,14 +144,13 @@ def test_a_cancelled_request_leaves_the_others_alone(tiny, open_lm):
 
 
 def test_closing_gives_the_memory_back(tiny):
-    torch.cuda.empty_cache()
+    gc.collect()
     before = torch.cuda.memory_allocated()
     lm = TorchCausalLM(files(tiny["qwen2"]), device="cuda")
     read(lm, PROMPTS[0])
     assert torch.cuda.memory_allocated() > before
 
     lm.close()
-    del lm
 
-    gc.collect()
-    assert torch.cuda.memory_allocated() - before < 1 << 20
+    # What stays is cuBLAS's workspace for the thread that computed; the cache was gigabytes.
+    assert torch.cuda.memory_allocated() - before < 64 << 20
