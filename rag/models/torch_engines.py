@@ -144,7 +144,7 @@ class SequentialEngine:
     longest = None
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._model = model
+        self._model: Any = model
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
 
     def submit(self, job: Job) -> Future[None]:
@@ -154,6 +154,7 @@ class SequentialEngine:
     def close(self) -> None:
         """Wait for the jobs that are there and let the generating thread go."""
         self._worker.shutdown()
+        self._model = None
 
     def _run(self, job: Job) -> None:
         """One job, in the generating thread. The reader is told of its end whatever happens."""
@@ -165,7 +166,7 @@ class SequentialEngine:
 
     def _generate(self, job: Job) -> None:
         input_ids = torch.tensor([job.prompt_ids], device=self._model.device)
-        self._model.generate(  # type: ignore[operator]  # nn.Module types unknown attributes so
+        self._model.generate(
             input_ids,
             attention_mask=torch.ones_like(input_ids),
             generation_config=job.config,
@@ -232,10 +233,12 @@ class ContinuousEngine:
         if reason := _refusal(model, config):
             raise ModelUnavailable(f"{type(model).__name__} cannot be batched: {reason}.")
         self.slots = limits.requests
-        self._model = model
+        self._model: Any = model
         self._arrived: deque[tuple[Job, Future[None]]] = deque()
         self._running: dict[str, _Running] = {}
         self._numbers = count()
+        self._manager: Any
+        self._processor: Any
         self._manager, self._processor = self._build(window, limits)
         self.longest = infer_max_single_request_tokens(self._processor.cache)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
@@ -243,7 +246,7 @@ class ContinuousEngine:
     def _build(self, window: int, limits: BatchLimits) -> tuple[Any, Any]:
         """transformers' manager, and what it runs a batch with."""
         try:
-            manager = self._model.init_continuous_batching(  # type: ignore[operator]  # as above
+            manager = self._model.init_continuous_batching(
                 _greedy_without_end(),
                 _batching_config(limits, self._model.device, window),
             )
@@ -269,7 +272,7 @@ class ContinuousEngine:
         self._worker.shutdown()
         # The cache is most of a GPU's memory, and goes without waiting for a garbage collection:
         # the manager points to its router, which points here.
-        del self._manager, self._processor, self._model
+        self._manager = self._processor = self._model = None
 
     def _serve(self) -> None:
         """Compute until no job is left, those that come meanwhile included."""

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
+    PreTrainedModel,
 )
 
 from rag.errors import InvalidInput
@@ -54,29 +55,30 @@ class TorchCausalLM:
         self._device = pick_device(device)
         self._tokenizer = load_pretrained_tokenizer(files)
         self._tokenizer_lock = threading.Lock()
-        self._model = load_model(AutoModelForCausalLM, files, self._device)
+        model = load_model(AutoModelForCausalLM, files, self._device)
         self._form = form or prompt_form(files.id)
-        self._own = self._model.generation_config
+        self._own = model.generation_config
         # Sampling is done here (see `Draw`), so `generate` must not see the model's own settings.
-        self._model.generation_config = without_sampling(self._own)
+        self._greedy = model.generation_config = without_sampling(self._own)
         self._end_ids, self._end_stops = self._ends()
-        self.context_window = context_window(self._model.config, self._tokenizer)
-        self._engine = self._start(continuous, limits or BatchLimits())
+        self.context_window = context_window(model.config, self._tokenizer)
+        self._engine = self._start(model, continuous, limits or BatchLimits())
         if self._engine.longest is not None:
             self.context_window = min(self.context_window, self._engine.longest)
         self._places = Places(self._engine.slots + waiting)
 
-    def _start(self, continuous: bool | None, limits: BatchLimits) -> Engine:
+    def _start(
+        self, model: PreTrainedModel, continuous: bool | None, limits: BatchLimits
+    ) -> Engine:
         if continuous is None and self._device.type == "cuda":
-            return best_engine(self._model, self._own, self.context_window, limits)
+            return best_engine(model, self._own, self.context_window, limits)
         if continuous:
-            return ContinuousEngine(self._model, self._own, self.context_window, limits)
-        return SequentialEngine(self._model)
+            return ContinuousEngine(model, self._own, self.context_window, limits)
+        return SequentialEngine(model)
 
     def close(self) -> None:
         """Wait for the requests that are there, let the generating thread and the memory go."""
         self._engine.close()
-        del self._model
 
     def count_tokens(self, text: str) -> int:
         """The tokens of `text`, no special ones added."""
@@ -129,7 +131,7 @@ class TorchCausalLM:
         return future
 
     def _config(self, new_tokens: int) -> GenerationConfig:
-        config = copy.deepcopy(self._model.generation_config)
+        config = copy.deepcopy(self._greedy)
         config.max_new_tokens = new_tokens
         config.eos_token_id = sorted(self._end_ids) or None
         if config.pad_token_id is None and self._end_ids:

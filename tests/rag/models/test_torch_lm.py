@@ -165,7 +165,7 @@ def test_a_stop_string_costs_no_further_forward_pass(lm):
 
 def count_calls(lm):
     calls = []
-    lm._model.register_forward_hook(lambda *_: calls.append(1))
+    lm._engine._model.register_forward_hook(lambda *_: calls.append(1))
     return calls
 
 
@@ -179,7 +179,7 @@ def hold_at(lm, call):
             reached.set()
             assert release.wait(10)
 
-    lm._model.register_forward_hook(hook)
+    lm._engine._model.register_forward_hook(hook)
     return calls, reached, release
 
 
@@ -238,7 +238,7 @@ def test_what_the_engine_raises_reaches_the_reader(lm):
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    hook = lm._model.register_forward_hook(fail)
+    hook = lm._engine._model.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(lm.stream(PROMPT, GREEDY))
     hook.remove()
@@ -274,7 +274,7 @@ def force(lm, call, token):
         if len(calls) == call:
             output.logits[..., token] = 1e9
 
-    lm._model.register_forward_hook(hook)
+    lm._engine._model.register_forward_hook(hook)
 
 
 @pytest.mark.parametrize(("name", "end"), [("qwen2", "<|endoftext|>"), ("gpt_neox", "### End")])
@@ -449,7 +449,7 @@ def test_limits_change_no_answer(tiny, one_by_one, limits):
         widths.append(inputs["input_ids"].shape[1])
         rows.append(len(inputs["cu_seq_lens_q"]) - 1)
 
-    together._model.register_forward_pre_hook(look, with_kwargs=True)
+    together._engine._model.register_forward_pre_hook(look, with_kwargs=True)
     assert answers(together, cases(6)) == alone(one_by_one, cases(6))
     assert max(widths) <= limits.batch_tokens
     assert max(rows) == min(6, limits.requests)
@@ -465,7 +465,9 @@ def test_a_request_that_loses_its_place_in_a_full_cache_goes_on_later(tiny, tmp_
     one_by_one, together = load(folder), load(folder, continuous=True, limits=limits)
     scheduler, _ = engine_parts(together)
     put_out = []
-    together._model.register_forward_hook(lambda *_: put_out.append(scheduler.block_new_requests))
+    together._engine._model.register_forward_hook(
+        lambda *_: put_out.append(scheduler.block_new_requests)
+    )
     # 8 x (8 to 15 prompt tokens and 20 to 27 new ones): twice what the cache holds.
     assert answers(together, cases(8)) == alone(one_by_one, cases(8))
     assert any(put_out)
@@ -482,7 +484,7 @@ def test_cancelling_one_frees_its_cache_and_lets_the_others_go_on(together):
     _, begun, all_there = hold_at(together, 1)
     _, reached, release = hold_at(together, 4)
     passes = []
-    together._model.register_forward_hook(
+    together._engine._model.register_forward_hook(
         lambda *_: passes.append((set(scheduler.active_requests), set(allocator.block_table)))
     )
     first, second, third = [together.stream(*request) for request in cases(3)]
@@ -519,7 +521,7 @@ def test_cancelling_while_others_were_put_out_of_the_cache_lets_those_back_in(ti
             put_out.set()
             assert release.wait(10)
 
-    lm._model.register_forward_hook(wait_when_full)
+    lm._engine._model.register_forward_hook(wait_when_full)
     streams = [lm.stream(*request) for request in requests]
     assert put_out.wait(10)
     outside = {int(name) - 4 for name in scheduler.waiting_requests}  # four ran before
@@ -552,7 +554,7 @@ def test_a_request_that_waits_for_a_place_in_the_batch_can_be_closed(tiny):
 def test_a_prompt_prefix_is_read_once(together):
     prompt = "heron " * 20
     widths = []
-    together._model.register_forward_pre_hook(
+    together._engine._model.register_forward_pre_hook(
         lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
     first = "".join(together.stream(prompt, GREEDY))
@@ -569,7 +571,7 @@ def test_what_the_engine_raises_reaches_all_readers_and_the_next_is_served(toget
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    hook = together._model.register_forward_hook(fail)
+    hook = together._engine._model.register_forward_hook(fail)
     streams = [together.stream(*request) for request in cases(3)]
     for stream in streams:
         with pytest.raises(RuntimeError, match="out of memory"):
