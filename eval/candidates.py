@@ -58,7 +58,7 @@ def _retrieve(dataset: Dataset) -> list[tuple[str, str, list[list[object]]]]:
     rows = []
     with indexed(dataset, embedder) as collection:
         for query in track(dataset.qrels, "retrieving"):
-            hits = collection.retrieve(dataset.queries[query])[:DEPTH]
+            hits = collection.retrieve(dataset.queries[query])[0][:DEPTH]
             found = [
                 [
                     hit.point_id,

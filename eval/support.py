@@ -83,7 +83,7 @@ def _measure(
     rows, labels, groups = [], [], []
     for query in track(queries, "asking"):
         gold = dataset.qrels[query]
-        hits = collection.retrieve(dataset.queries[query])
+        hits, _ = collection.retrieve(dataset.queries[query])
         without = [hit for hit in hits if hit.chunk.document_id not in gold]
         for label, candidates in ((1, hits), (0, without)):
             found, row = _features(dataset.queries[query], candidates, collection, late_interaction)

@@ -1,6 +1,7 @@
 """Embeddings kept by content, so that a sweep over settings costs one pass."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,32 +18,49 @@ BLOCK = 1024  # texts embedded at once, sorted by length so that little is padde
 
 
 class VectorCache:
-    """Passage vectors on disk, one file per model fingerprint, keyed by the text's SHA-256."""
+    """Passage vectors on disk, one file per model fingerprint, keyed by the text's SHA-256.
+
+    The file is records of key and vector, appended as they are computed: what a kill left of the
+    last one is cut off. Memory holds the keys alone.
+    """
 
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self._embedder = embedder
         folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(str(embedder.fingerprint).encode()).hexdigest()[:16]
-        self._path = folder / f"vectors-{name}.npz"
-        self._rows: dict[str, NDArray[np.float32]] = {}
-        if self._path.exists():
-            stored = np.load(self._path)
-            self._rows = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+        self._path = folder / f"vectors-{name}.bin"
+        self._record = np.dtype([("key", "S32"), ("vector", "<f4", embedder.dim)])
+        self._path.touch()
+        whole = self._path.stat().st_size // self._record.itemsize
+        os.truncate(self._path, whole * self._record.itemsize)
+        # S32 drops zero bytes at the end, of both sides alike.
+        keys = self._records()["key"].tolist() if whole else []
+        self._rows = {key: row for row, key in enumerate(keys)}
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], *, show: bool = True) -> NDArray[np.float32]:
         """Vectors of `texts`, float32 (n, dim); what is not known yet is computed and kept."""
-        keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        keys = [hashlib.sha256(text.encode()).digest().rstrip(b"\0") for text in texts]
         missing = {
             key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows
         }
         order = sorted(missing, key=lambda key: len(missing[key]))
-        for at in track(range(0, len(order), BLOCK), "embedding", disable=not order):
+        starts = range(0, len(order), BLOCK)
+        for at in track(starts, "embedding", disable=not (show and order)):
             part = order[at : at + BLOCK]
-            vectors = self._embedder.embed_passages([missing[key] for key in part])
-            self._rows.update(zip(part, vectors, strict=True))
-        if order:
-            np.savez(self._path, keys=list(self._rows), vectors=np.stack(list(self._rows.values())))
-        return np.stack([self._rows[key] for key in keys])
+            self._append(part, self._embedder.embed_passages([missing[key] for key in part]))
+        records = self._records()
+        found: NDArray[np.float32] = records["vector"][[self._rows[key] for key in keys]]
+        return found
+
+    def _append(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+        rows = np.zeros(len(keys), dtype=self._record)
+        rows["key"], rows["vector"] = keys, vectors
+        with self._path.open("ab") as file:
+            file.write(rows.tobytes())
+        self._rows |= {key: len(self._rows) + n for n, key in enumerate(keys)}
+
+    def _records(self) -> NDArray[np.void]:
+        return np.memmap(self._path, dtype=self._record, mode="r")
 
 
 def open_embedder(model_id: str) -> "RememberingEmbedder":

@@ -5,14 +5,15 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
+from rag import choices
 from rag.catalog import Collection
 from rag.embed import Embedder
 from rag.errors import Conflict, InvalidInput, NotFound, RagError
 from rag.parse import PARSER
 from rag.parts import Parts
-from rag.settings import FusionName, Settings
+from rag.settings import Settings
 from rag.sources import Source
 from rag.split import SPLITTER
 from rag.store import Index, bm25
@@ -20,7 +21,7 @@ from rag.types import Scope
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"bm25_language", "fusion"}
+SETTINGS = {"bm25_language", *choices.NAMES}
 
 
 def create(
@@ -121,8 +122,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"A collection has no setting {', '.join(unknown)}.",
             hint=f"There are: {', '.join(sorted(SETTINGS))}.",
         )
-    if settings.get("fusion", "dbsf") not in get_args(FusionName):
-        raise InvalidInput(f"fusion must be one of {', '.join(get_args(FusionName))}.")
+    choices.check_choices(settings)
     bm25(str(settings.get("bm25_language", "english")))
 
 
@@ -140,12 +140,6 @@ def index_of(collection: Collection) -> Index:
     """The collection's place in the store."""
     language = collection.settings.get("bm25_language", "english")
     return Index(collection.physical, collection.pipeline["dim"], language)
-
-
-def fusion_of(collection: Collection, settings: Settings) -> FusionName:
-    """The collection's own way to fuse, or the configured one."""
-    fusion: FusionName = collection.settings.get("fusion", settings.fusion)
-    return fusion
 
 
 def split_options(

@@ -16,7 +16,8 @@ from typing import Literal
 from rag import parsed
 from rag.builds import Migration, Query
 from rag.catalog import Collection
-from rag.collection import fusion_of, index_of
+from rag.choices import choices
+from rag.collection import index_of
 from rag.errors import InvalidInput, ModelUnavailable, NotFound, PipelineMismatch
 from rag.parts import Parts
 from rag.retrieve import retrieve
@@ -203,7 +204,7 @@ def _ask(
         question=text,
         vector=parts.embedder_for(index).embed_queries([text])[0],
         mode=mode,
-        fusion=fusion_of(index, parts.settings),
+        choices=choices(index, parts.settings),
         conditions=(),
         limit=parts.settings.retrieve_limit,
         live=parts.live_generations(scope, index),

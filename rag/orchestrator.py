@@ -18,6 +18,7 @@ from rag import types as t
 from rag.answer import compose
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
+from rag.choices import choices
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
@@ -38,6 +39,8 @@ from rag.split import split_document
 from rag.store.filters import parse_filter
 from rag.support import assess
 from rag.timing import Timings
+
+LEAST_PASSAGES = 5  # that an answer is looked for in, also where nothing is reranked
 
 
 class Orchestrator:
@@ -85,12 +88,13 @@ class Orchestrator:
         generator = parts.generator_for(shelved)
         with timings.stage("condense"):
             standalone, notes = condense(question, history, generator)
-        limit = limit or parts.settings.rerank_limit
+        chosen = choices(shelved, parts.settings)
+        limit = limit or max(chosen.rerank_limit, LEAST_PASSAGES)
         found = self._search(standalone, shelved, filter=filter, limit=limit)
         timings.add(found.timings)
         yield t.Retrieved(found.hits)
         with timings.stage("pack"):
-            budget = parts.settings.context_tokens
+            budget = chosen.context_tokens
             context = pack(found.hits, budget=budget, count_tokens=generator.count_tokens)
             frequencies = parts.frequencies(self.scope, shelved)
             request = Request(standalone, context, frequencies, sampling, history, shelved)
@@ -144,6 +148,7 @@ class Orchestrator:
     ) -> t.SearchResult:
         """The best hits of one index, whatever its name points at by the end."""
         parts, timings, settings = self.parts, Timings(), self.parts.settings
+        chosen = choices(found, settings)
         check_search(question, limit, settings)
         conditions = parse_filter(filter)
         embedder = parts.embedder_for(found)
@@ -157,7 +162,7 @@ class Orchestrator:
                 question=question,
                 vector=vector,
                 mode=mode,
-                fusion=shelf.fusion_of(found, settings),
+                choices=chosen,
                 conditions=conditions,
                 limit=max(settings.retrieve_limit, limit),
                 live=parts.live_generations(self.scope, found),
@@ -165,14 +170,20 @@ class Orchestrator:
             hits, behind = as_patched(parts, found, hits, conditions)
             cuts += behind
         candidates = len(hits)
-        reranker = parts.reranker_for(found) if rerank else None
+        reranker = parts.reranker_for(found) if rerank and chosen.rerank_limit else None
         if reranker is not None:
             with timings.stage("rerank"):
-                depth = max(settings.rerank_limit, limit)
+                depth = max(chosen.rerank_limit, limit)
                 frequencies = parts.frequencies(self.scope, found)
                 budget = settings.rerank_budget_ms
                 hits, late = by_relevance(
-                    question, hits, reranker, depth, frequencies, budget_ms=budget
+                    question,
+                    hits,
+                    reranker,
+                    depth,
+                    frequencies,
+                    budget_ms=budget,
+                    blend=chosen.rerank_blend,
                 )
                 cuts += late
         return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts), candidates)

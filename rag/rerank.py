@@ -234,12 +234,13 @@ def rerank(
     frequencies: Frequencies,
     *,
     budget_ms: int = 0,
+    blend: float | None = None,
 ) -> tuple[list[Hit], list[Cut]]:
     """The first `depth` hits in the order of their new scores, and what the budget cut.
 
     The new score is `blend * z(relevance) + (1 - blend) * z(score before)`, z-scores within the
     candidates that were scored; with a blend of 1 it is the relevance itself. Ties are broken by
-    point id. Hits beyond `depth` are left out.
+    point id. Hits beyond `depth` are left out. `blend` None is the reranker's own.
 
     With a `budget_ms` above 0 only as many candidates are scored as the reranker's measured speed
     fits into that many milliseconds, but FIRST_BLOCK in any case. The others follow in the order
@@ -257,7 +258,7 @@ def rerank(
         relevance = reranker.relevance(question, passages, frequencies)
     read, unread = candidates[: len(relevance)], candidates[len(relevance) :]
     before = np.array([hit.score for hit in read], dtype=np.float32)
-    scores = blended(relevance, before, reranker.blend)
+    scores = blended(relevance, before, reranker.blend if blend is None else blend)
     scored = [
         replace(hit, score=float(score), scores=replace(hit.scores, rerank=float(raw)))
         for hit, score, raw in zip(read, scores, relevance, strict=True)

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.choices import Choices
 from rag.fuse import Ranking, dbsf, ordered, rrf, weighted
-from rag.settings import FusionName
 from rag.store import Found, Index, VectorStore
 from rag.store.filters import Condition
 from rag.types import Cut, Hit, Scope, Scores
@@ -25,7 +25,7 @@ def retrieve(
     question: str,
     vector: NDArray[np.float32] | None,
     mode: Mode,
-    fusion: FusionName,
+    choices: Choices,
     conditions: Sequence[Condition],
     limit: int,
     live: LiveGenerations,
@@ -62,16 +62,15 @@ def retrieve(
         ask = ask if full else ask * 2
     stale = len({f.id for f in (*dense, *bm25)}) - len({f.id for some in rankings for f in some})
     cuts = [Cut(f"{stale} points", "their generation is not the live one")] if stale else []
-    return fuse_found(rankings[0][:limit], rankings[1][:limit], fusion), cuts
+    return fuse_found(rankings[0][:limit], rankings[1][:limit], choices), cuts
 
 
-def fuse_found(dense: Sequence[Found], bm25: Sequence[Found], fusion: FusionName) -> list[Hit]:
+def fuse_found(dense: Sequence[Found], bm25: Sequence[Found], choices: Choices) -> list[Hit]:
     """One ranking out of two, each hit with the scores it had; a single list keeps its scores."""
     chunks = {found.id: found.chunk for found in (*bm25, *dense)}
     by_dense = {found.id: found.score for found in dense}
     by_bm25 = {found.id: found.score for found in bm25}
-    rankings = [list(scores.items()) for scores in (by_dense, by_bm25) if scores]
-    fused = _fuse(rankings, fusion) if len(rankings) > 1 else ordered((rankings or [[]])[0])
+    fused = fuse(list(by_dense.items()), list(by_bm25.items()), choices)
     return [
         Hit(
             point_id=point,
@@ -83,11 +82,15 @@ def fuse_found(dense: Sequence[Found], bm25: Sequence[Found], fusion: FusionName
     ]
 
 
-def _fuse(rankings: Sequence[Ranking], fusion: FusionName) -> list[tuple[str, float]]:
-    if fusion == "rrf":
+def fuse(dense: Ranking, bm25: Ranking, choices: Choices) -> list[tuple[str, float]]:
+    """One ranking out of two; a single list keeps its scores."""
+    rankings = [ranking for ranking in (dense, bm25) if ranking]
+    if len(rankings) < 2:
+        return ordered((rankings or [[]])[0])
+    if choices.fusion == "rrf":
         return rrf(rankings)
-    if fusion == "weighted":
-        return weighted(rankings, [1 / len(rankings)] * len(rankings))
+    if choices.fusion == "weighted":
+        return weighted(rankings, [choices.dense_weight, 1 - choices.dense_weight])
     return dbsf(rankings)
 
 

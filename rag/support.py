@@ -12,12 +12,12 @@ refused: what a cross-encoder gives less than `least_relevance` (1 %) of answeri
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rag.collection import fusion_of
+from rag.choices import choices
 from rag.generate import Request
 from rag.parts import Parts
 from rag.quote import gather
@@ -65,6 +65,9 @@ def assess(request: Request, found: SearchResult, parts: Parts) -> Support:
     late_interaction = parts.late_interaction_for(request.collection)
     evidence = gather(request.question, request.context, late_interaction, request.frequencies)
     fused = max((hit.scores.fused or 0.0 for hit in found.hits), default=0.0)
+    own = choices(request.collection, parts.settings).least_support
+    if own is not None:
+        calibration = replace(calibration, threshold=own)
     return calibration.judge(evidence.best, fused)
 
 
@@ -72,7 +75,7 @@ def _calibration(request: Request, found: SearchResult, parts: Parts) -> Calibra
     if parts.reranker is None or parts.reranker.id != LATE_INTERACTION:
         return None
     few = found.candidates < parts.settings.retrieve_limit
-    fusion = FEW if few else fusion_of(request.collection, parts.settings)
+    fusion = FEW if few else choices(request.collection, parts.settings).fusion
     embedder = request.collection.pipeline["embedder"]["id"]
     return calibrations().get(calibration_key(embedder, fusion))
 

@@ -559,6 +559,15 @@ class CollectionSettings(Asked):
 
     bm25_language: str | None = Field(None, max_length=40)
     fusion: FusionName | None = None
+    dense_weight: float | None = Field(None, ge=0, le=1, description="In weighted fusion.")
+    rerank_limit: int | None = Field(None, ge=0, le=200, description="Hits reranked; 0: none.")
+    rerank_blend: float | None = Field(
+        None, ge=0, le=1, description="Weight of the reranker's score against the fused one."
+    )
+    context_tokens: int | None = Field(None, ge=64, le=1_000_000)
+    least_support: float | None = Field(
+        None, ge=0, le=1, description="Probability below which a question is not answered."
+    )
 
 
 class CollectionChanges(Asked):

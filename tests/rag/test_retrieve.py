@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rag.choices import Choices
 from rag.retrieve import fuse_found, retrieve
 from rag.store import Found, Index, Point, point_id
 from rag.store.edge import EdgeStore
@@ -44,7 +45,7 @@ def ask(store, live, *, mode="hybrid", limit=2, fusion="rrf", text="lamp"):
         question=text,
         vector=np.array([1, 0, 0, 0], dtype=np.float32),
         mode=mode,
-        fusion=fusion,
+        choices=Choices(fusion),
         conditions=(),
         limit=limit,
         live=lambda ids: {id: live[id] for id in ids if id in live},
@@ -137,6 +138,6 @@ def test_weighted_fusion_weighs_both_alike():
 
 
 def test_a_single_list_keeps_its_scores():
-    (only,) = fuse_found([found("a", 0.9)], [], "dbsf")
+    (only,) = fuse_found([found("a", 0.9)], [], Choices("dbsf"))
     assert (only.score, only.scores) == (0.9, Scores(dense=0.9, fused=0.9))
-    assert fuse_found([], [], "dbsf") == []
+    assert fuse_found([], [], Choices("dbsf")) == []

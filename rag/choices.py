@@ -1,0 +1,62 @@
+"""How a collection is searched and answered from: its own choices, else the configured ones.
+
+`rag eval tune` writes them; so can anybody through the settings of a collection.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from rag.catalog import Collection
+from rag.errors import InvalidInput
+from rag.settings import FusionName, Settings
+
+RANGES: Mapping[str, tuple[type, float, float]] = {
+    "dense_weight": (float, 0, 1),
+    "rerank_limit": (int, 0, 200),
+    "rerank_blend": (float, 0, 1),
+    "context_tokens": (int, 64, 1_000_000),
+    "least_support": (float, 0, 1),
+}
+NAMES = frozenset({"fusion", *RANGES})
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What decides between two rankings of one index.
+
+    `dense_weight` is that of the dense list in `weighted` fusion, BM25 has the rest. The first
+    `rerank_limit` hits are reranked, none for 0. `rerank_blend` is the weight of the reranker's
+    score against the fused one, None: what the reranker itself is blended by. `least_support` is
+    the probability below which a question is not answered, None: as the calibration was fitted.
+    """
+
+    fusion: FusionName
+    dense_weight: float = 0.5
+    rerank_limit: int = 20
+    rerank_blend: float | None = None
+    context_tokens: int = 1500
+    least_support: float | None = None
+
+
+def choices(collection: Collection, settings: Settings) -> Choices:
+    """The choices of a collection, the configured ones where it has made none."""
+    configured = {
+        "fusion": settings.fusion,
+        "rerank_limit": settings.rerank_limit,
+        "context_tokens": settings.context_tokens,
+    }
+    own = {name: value for name, value in collection.settings.items() if name in NAMES}
+    return Choices(**{**configured, **own})
+
+
+def check_choices(given: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a choice with a wrong value."""
+    if given.get("fusion", "dbsf") not in get_args(FusionName):
+        raise InvalidInput(f"fusion must be one of {', '.join(get_args(FusionName))}.")
+    for name, (kind, low, high) in RANGES.items():
+        value = given.get(name, low)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole or (kind is float and isinstance(value, float))) or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise InvalidInput(f"{name} must be {what} from {low} to {high}.")
