@@ -87,6 +87,27 @@ def load_dataset(folder: Path, qrels: str = "test") -> Dataset:
     return _checked(found, folder)
 
 
+def load_judgements(folder: Path, qrels: str = "test") -> Dataset:
+    """Questions about a collection that is elsewhere: a folder without corpus.jsonl.
+
+    Judgements are then of the ids that documents have there. Raises InvalidInput.
+    """
+    if (folder / "corpus.jsonl").exists():
+        return load_dataset(folder, qrels)
+    queries = {row["_id"]: row["text"] for row in _lines(folder / "queries.jsonl", "text")}
+    answers = folder / "answers.jsonl"
+    known = (
+        {row["_id"]: row["answers"] for row in _lines(answers, "answers")}
+        if answers.exists()
+        else {}
+    )
+    judged = _qrels(folder / "qrels" / f"{qrels}.tsv")
+    for query in judged:
+        if query not in queries:
+            raise InvalidInput(f"{folder}: question {query!r} is judged and not in queries.jsonl.")
+    return Dataset(folder.name, {}, {}, queries, judged, known)
+
+
 def write_dataset(folder: Path, dataset: Dataset, qrels: str = "test") -> None:
     """In the BEIR layout, for `load_dataset` and everybody else."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)

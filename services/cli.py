@@ -31,6 +31,7 @@ from rag.errors import (
 from rag.folder import Selection
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
+from services.eval_command import app as evaluation
 from services.migrate_command import migrate
 from services.reach import open_or_find, reached
 from services.schemas import Wire
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 models = typer.Typer(help="The models on this machine.", no_args_is_help=True)
 app.add_typer(models, name="models")
+app.add_typer(evaluation, name="eval")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

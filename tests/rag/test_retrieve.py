@@ -119,7 +119,7 @@ def found(name, score):
 
 def test_fused_hits_know_every_score_before():
     hits = fuse_found(
-        [found("a", 0.9), found("b", 0.5)], [found("b", 12.0), found("c", 3.0)], "rrf"
+        [found("a", 0.9), found("b", 0.5)], [found("b", 12.0), found("c", 3.0)], Choices("rrf")
     )
     assert [(hit.point_id, hit.scores.dense, hit.scores.bm25) for hit in hits] == [
         ("b", 0.5, 12.0),
@@ -132,7 +132,7 @@ def test_fused_hits_know_every_score_before():
 def test_weighted_fusion_weighs_both_alike():
     # a: 1 and nothing. b: 0 and 1. c: nothing and 0. Each counts half; a before b by id.
     hits = fuse_found(
-        [found("a", 0.9), found("b", 0.5)], [found("b", 12.0), found("c", 3.0)], "weighted"
+        [found("a", 0.9), found("b", 0.5)], [found("b", 12.0), found("c", 3.0)], Choices("weighted")
     )
     assert [(hit.point_id, hit.score) for hit in hits] == [("a", 0.5), ("b", 0.5), ("c", 0.0)]
 
