@@ -77,10 +77,14 @@ class Proxy:
         self._flowing.set()
         while True:
             await self._cut()
-            await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
-            if not (others := asyncio.all_tasks() - {asyncio.current_task()}):
+            # What was aborted is closed in the loop's next turn, and what was just being accepted
+            # has its link a few turns later.
+            for _ in range(5):
+                await asyncio.sleep(0)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if not self._links and not others:
                 return
-            await asyncio.wait(others, timeout=0.1)
+            await asyncio.wait(others or {asyncio.create_task(asyncio.sleep(0))}, timeout=0.1)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._links.add(writer)
@@ -94,6 +98,10 @@ class Proxy:
             self._drop(writer)
             return
         self._links.add(back)
+        if self._server is None:  # it was cut meanwhile
+            self._drop(writer)
+            self._drop(back)
+            return
         await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

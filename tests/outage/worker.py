@@ -56,7 +56,8 @@ class Plan:
         if where == self.where:
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), self.signal)
+                # To this thread: another one might be given the signal, and take it later.
+                signal.pthread_kill(threading.get_ident(), self.signal)
 
 
 class Gate:
