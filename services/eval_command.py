@@ -108,6 +108,31 @@ def answers(
     show(out, experiment, f"{collection}, {len(asked)} questions of {judged.name}")
 
 
+@app.command(name="mteb")
+def tasks_of_mteb(
+    task: Annotated[list[str], typer.Argument(help="A task of MTEB by its name, or a folder.")],
+    reranker: Annotated[bool, typer.Option("--reranker", help="Not the embedder.")] = False,
+    language: Annotated[str, typer.Option(help="Of folders, as cmn-Hans.")] = "eng-Latn",
+    home: Home = HOME,
+    profile: Profile = None,
+) -> None:
+    """How the configured embedder or reranker does at tasks of MTEB."""
+    try:
+        from eval.mteb_run import configured, run
+        from eval.mteb_run import show as show_scores
+        from eval.mteb_tasks import open_task
+    except ModuleNotFoundError as error:
+        if error.name not in ("mteb", "datasets"):
+            raise
+        raise MissingExtra(
+            "MTEB is not installed.", hint='Run: pip install "ragstone[mteb]".'
+        ) from None
+    tasks = [open_task(name, language) for name in task]
+    with configured(profile, reranker=reranker) as model:
+        experiment = run(model, tasks, home)
+    show_scores(out, experiment)
+
+
 @app.command(name="ls")
 def list_experiments(home: Home = HOME) -> None:
     """The experiments that are kept, newest first."""

@@ -1,5 +1,7 @@
 """Questions with and without what answers them, put to the real starter profile."""
 
+from contextlib import closing
+
 import pytest
 
 from eval.asking import Question, check_there, pick, put
@@ -7,7 +9,11 @@ from eval.datasets import Dataset
 from eval.squad import holds
 from rag import collection as shelf
 from rag.errors import InvalidInput
+from rag.generate import LanguageModelGenerator
+from rag.models.load import resolve
+from rag.models.torch_lm import TorchCausalLM
 from rag.sources import Source
+from tests.tiny_models import llama
 
 HATTERAS = "How far was the Cape Hatteras Lighthouse moved in 1999?"
 JEDDAH = "How tall is the Jeddah Light in Saudi Arabia?"
@@ -101,6 +107,21 @@ def test_an_abstention_from_what_is_there_is_asked_again_whatever_the_support(ra
     assert row.text.startswith("I don't know")
     assert row.forced == text
     assert row.support < 1.0
+
+
+def test_a_language_models_tokens_are_counted(rag, tmp_path):
+    """A tiny random LM talks nonsense: wrong, but answered, and counted by its own tokenizer."""
+    shelf.create(rag.parts, rag.scope, "hatteras")
+    text = TEXTS["american-lighthouses.md"]
+    rag.add(Source("a", "a", id="american-lighthouses.md", text=text), collection="hatteras")
+    with closing(TorchCausalLM(resolve(str(llama(tmp_path / "llama"))))) as model:
+        model.context_window = 4096  # random weights read nonsense at any position
+        rag.parts._loaded["generator"] = LanguageModelGenerator(model, default_new_tokens=8)
+        row = put(rag, "hatteras", SET, Question("q1", HATTERAS))
+    assert row.in_context
+    assert not row.abstained
+    assert 1 <= row.completion_tokens <= 8
+    assert row.prompt_tokens > row.context_tokens > 0
 
 
 def test_a_relevant_document_that_is_not_there_is_named(lighthouse):
