@@ -2,9 +2,11 @@
 
 import pytest
 
+from eval.answers import evaluate
 from eval.asking import UNREAD, Question, put
 from eval.judge import judging, messages, parsed
 from rag.errors import InvalidInput, ModelUnavailable
+from tests.eval.test_answers import ASKED, LIGHTS
 from tests.eval.test_asking import HATTERAS, SET
 from tests.remote_models import chunk, events, model_server, serve_openai
 
@@ -61,6 +63,21 @@ def test_the_grade_is_kept_with_the_answer_and_only_answers_are_graded(server, l
         rows.append(put(lighthouse, "lighthouse", SET, held_out, judge))
     assert [row.grade for row in rows] == [1, UNREAD, None]
     assert len(server.bodies(CHAT)) == 2
+
+
+def test_a_judged_evaluation_is_another_experiment(server, lighthouse, tmp_path):
+    """One of the two answers to what is answerable is graded right, the other unreadable."""
+    server.fail(CHAT, saying("1"), saying("1 of 1"))
+    asked = ("lighthouse", LIGHTS, ASKED, tmp_path)
+    with judging("acme/judge", f"openai+{server.url}/v1") as judge:
+        judged = evaluate(lighthouse, *asked, judge=judge, progress=False)
+    about = judged.about()
+    assert about["made_from"]["judge"] == "acme/judge"
+    assert about["rows"][0]["quality"]["judged"] == [1, 1, 1]
+    assert about["counts"]["graded"] == about["counts"]["unread grades"] == 1
+    plain = evaluate(lighthouse, *asked, progress=False)
+    assert plain.folder != judged.folder
+    assert "judged" not in plain.about()["rows"][0]["quality"]
 
 
 def test_it_is_off_unless_asked_for_and_wants_both_name_and_address(server):
