@@ -37,6 +37,8 @@ def compose(
         trace_id=uuid4().hex,
         cuts=(*found.cuts, *request.context.cuts, *generated.cuts, *cited.cuts),
         notes=(*notes, *generated.stream.notes, *cited.notes),
+        passages=generated.context.passages,
+        support=support.probability,
     )
 
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from rag.catalog import Collection
@@ -48,6 +48,17 @@ def choices(collection: Collection, settings: Settings) -> Choices:
     }
     own = {name: value for name, value in collection.settings.items() if name in NAMES}
     return Choices(**{**configured, **own})
+
+
+def chosen_instead(collection: Collection, own: Mapping[str, Any]) -> Collection:
+    """The same collection with other choices, for a question. Raises InvalidInput."""
+    if unknown := sorted(set(own) - NAMES):
+        raise InvalidInput(
+            f"{unknown[0]!r} is no choice of a collection.",
+            hint=f"There are {', '.join(sorted(NAMES))}.",
+        )
+    check_choices(own)
+    return replace(collection, settings={**collection.settings, **own})
 
 
 def check_choices(given: Mapping[str, Any]) -> None:

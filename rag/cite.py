@@ -77,7 +77,7 @@ def cite(text: str, context: Context, quotes: Sequence[Quote] | None = None) -> 
     citations: list[Citation] = []
     pieces: list[str] = []
     attributed = 0
-    for sentence in _sentences(kept):
+    for sentence in sentences_of(kept):
         claim = MARKER.sub("", sentence)
         proofs = {n: best_quote(claim, [passages[n]]) for n in _numbers(sentence)}
         unlike = [n for n, proof in proofs.items() if proof is None]
@@ -129,14 +129,20 @@ def _without_dangling(text: str, numbers: Container[int]) -> tuple[str, list[int
     return MARKER.sub(keep, text), dangling
 
 
-def _sentences(text: str) -> Iterator[str]:
+def sentences_of(text: str) -> Iterator[str]:
     """The text in pieces, a sentence each, with the white space and markers that follow it."""
-    starts = [start for start, _ in sentence_spans(text)]
-    # A marker behind the full stop belongs to the sentence before it.
-    starts = [s for s in starts if not MARKER.match(text, s)]
-    edges = [0, *starts[1:], len(text)] if starts else [0, len(text)]
-    for start, end in pairwise(edges):
+    starts = {_behind_markers(text, start) for start, _ in sentence_spans(text)}
+    _, *further = sorted(starts - {len(text)}) or [0]
+    for start, end in pairwise([0, *further, len(text)]):
         yield text[start:end]
+
+
+def _behind_markers(text: str, at: int) -> int:
+    """Where a sentence begins: a marker behind the full stop belongs to the one before it."""
+    while marker := MARKER.match(text, at):
+        at = marker.end()
+        at += len(text[at:]) - len(text[at:].lstrip())
+    return at
 
 
 def _numbers(sentence: str) -> list[int]:

@@ -18,7 +18,7 @@ from rag import types as t
 from rag.answer import compose
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
-from rag.choices import choices
+from rag.choices import choices, chosen_instead
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
@@ -80,11 +80,15 @@ class Orchestrator:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         filter: Mapping[str, Any] | None = None,
         limit: int | None = None,
+        instead: Mapping[str, Any] | None = None,
     ) -> Iterator[t.AnswerEvent]:
-        """The answer in the making; the last event is the whole `Answer`. Closing it stops it."""
+        """The answer in the making; the last event is the whole `Answer`. Closing it stops it.
+
+        `instead` are choices in the place of the collection's own, for this question alone.
+        """
         parts, timings = self.parts, Timings()
         check_question(question, history, sampling, parts.settings)
-        shelved = parts.catalog.collection(self.scope, collection)
+        shelved = chosen_instead(parts.catalog.collection(self.scope, collection), instead or {})
         generator = parts.generator_for(shelved)
         with timings.stage("condense"):
             standalone, notes = condense(question, history, generator)

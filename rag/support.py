@@ -59,13 +59,13 @@ def assess(request: Request, found: SearchResult, parts: Parts) -> Support:
     """Whether to answer from this context."""
     if not request.context.passages:
         return Support(False, "there are no passages")
+    own = choices(request.collection, parts.settings).least_support
     calibration = _calibration(request, found, parts)
     if calibration is None:
-        return _uncalibrated(found, parts)
+        return _uncalibrated(found, parts, parts.settings.least_relevance if own is None else own)
     late_interaction = parts.late_interaction_for(request.collection)
     evidence = gather(request.question, request.context, late_interaction, request.frequencies)
     fused = max((hit.scores.fused or 0.0 for hit in found.hits), default=0.0)
-    own = choices(request.collection, parts.settings).least_support
     if own is not None:
         calibration = replace(calibration, threshold=own)
     return calibration.judge(evidence.best, fused)
@@ -80,12 +80,13 @@ def _calibration(request: Request, found: SearchResult, parts: Parts) -> Calibra
     return calibrations().get(calibration_key(embedder, fusion))
 
 
-def _uncalibrated(found: SearchResult, parts: Parts) -> Support:
+def _uncalibrated(found: SearchResult, parts: Parts, least: float) -> Support:
     logits = [hit.scores.rerank for hit in found.hits if hit.scores.rerank is not None]
     crossed = parts.reranker is not None and parts.reranker.id != LATE_INTERACTION
     if not crossed or not logits:
         return Support(True, "uncalibrated")
-    return Support(_sigmoid(max(logits)) >= parts.settings.least_relevance, "uncalibrated")
+    probability = _sigmoid(max(logits))
+    return Support(probability >= least, "uncalibrated", probability)
 
 
 def _sigmoid(logit: float) -> float:

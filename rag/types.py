@@ -219,7 +219,11 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer and everything needed to check it."""
+    """An answer and everything needed to check it.
+
+    `passages` are what the generator read; `support` is how likely they hold an answer, None where
+    nothing judged that.
+    """
 
     text: str
     citations: tuple[Citation, ...]
@@ -232,6 +236,8 @@ class Answer:
     trace_id: str
     cuts: tuple[Cut, ...] = ()
     notes: tuple[str, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    support: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

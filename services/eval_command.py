@@ -1,5 +1,6 @@
 """`rag eval`: is this change better, and am I sure? Needs the extra `eval`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,72 @@ def retrieval(
         depths = tuple(depth or DEPTHS) if source.reranker is not None else ()
         experiment, rows = evaluate(judged, source, standard(blend, depths), measures, home)
     show(out, experiment, rows, f"{collection}, {len(judged.qrels)} questions of {judged.name}")
+
+
+@app.command()
+def answers(
+    collection: Annotated[str, typer.Argument(help="A collection in Ragstone; it is only read.")],
+    dataset: Annotated[
+        str, typer.Argument(help="queries.jsonl, answers.jsonl and qrels/ of it: a folder.")
+    ],
+    questions: Annotated[
+        int | None, typer.Option(help="So many, half of them answerable. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which questions.")] = 0,
+    qrels: Annotated[str, typer.Option(help="Which file of qrels/.")] = "test",
+    generator: Annotated[str | None, typer.Option(help="quote, or a model.")] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAG_JUDGE_URL",
+            help="openai+https://host/v1 of a model that grades; key: RAG_JUDGE_API_KEY.",
+        ),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(envvar="RAG_JUDGE_MODEL")] = None,
+    home: Home = HOME,
+    data: Data = None,
+    profile: Profile = None,
+) -> None:
+    """How right, how well cited and how honest the answers from a collection are."""
+    from eval.answers import evaluate, show
+    from eval.asking import pick
+    from eval.datasets import load_judgements
+    from eval.judge import JUDGE_KEY, judging
+    from rag.orchestrator import Orchestrator
+
+    judged = load_judgements(Path(dataset), qrels)
+    asked = pick(judged, questions, seed)
+    with (
+        judging(judge_model, judge_url, os.environ.get(JUDGE_KEY, "")) as judge,
+        Orchestrator.open(data, profile=profile, generator=generator) as rag,
+    ):
+        experiment = evaluate(rag, collection, judged, asked, home, judge=judge)
+    show(out, experiment, f"{collection}, {len(asked)} questions of {judged.name}")
+
+
+@app.command(name="mteb")
+def tasks_of_mteb(
+    task: Annotated[list[str], typer.Argument(help="A task of MTEB by its name, or a folder.")],
+    reranker: Annotated[bool, typer.Option("--reranker", help="Not the embedder.")] = False,
+    language: Annotated[str, typer.Option(help="Of folders, as cmn-Hans.")] = "eng-Latn",
+    home: Home = HOME,
+    profile: Profile = None,
+) -> None:
+    """How the configured embedder or reranker does at tasks of MTEB."""
+    try:
+        from eval.mteb_run import configured, run
+        from eval.mteb_run import show as show_scores
+        from eval.mteb_tasks import open_task
+    except ModuleNotFoundError as error:
+        if error.name not in ("mteb", "datasets"):
+            raise
+        raise MissingExtra(
+            "MTEB is not installed.", hint='Run: pip install "ragstone[mteb]".'
+        ) from None
+    tasks = [open_task(name, language) for name in task]
+    with configured(profile, reranker=reranker) as model:
+        experiment = run(model, tasks, home)
+    show_scores(out, experiment)
 
 
 @app.command(name="ls")

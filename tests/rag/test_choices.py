@@ -1,7 +1,7 @@
 import pytest
 
 from rag import collection as shelf
-from rag.choices import Choices, check_choices, choices
+from rag.choices import Choices, check_choices, choices, chosen_instead
 from rag.errors import InvalidInput
 from rag.sources import Source
 
@@ -35,6 +35,21 @@ def test_its_own_choices_win(rag):
 def test_a_wrong_choice_is_refused_by_name(wrong, said):
     with pytest.raises(InvalidInput, match=said):
         check_choices(wrong)
+
+
+def test_a_question_may_come_with_choices_of_its_own(rag):
+    shelf.create(rag.parts, rag.scope, "birds", settings={"least_support": 1.0})
+    text = "The heron is a wading bird that stands in shallow water."
+    rag.add(Source("heron", "heron", text=text), collection="birds")
+    question = "Which wading bird stands in shallow water?"
+    assert rag.ask(question, collection="birds").abstained
+    assert not rag.ask(question, collection="birds", instead={"least_support": 0.0}).abstained
+    kept = rag.parts.catalog.collection(rag.scope, "birds")
+    assert kept.settings["least_support"] == 1.0  # for that question alone
+    with pytest.raises(InvalidInput, match="'bm25_language' is no choice"):
+        chosen_instead(kept, {"bm25_language": "german"})
+    with pytest.raises(InvalidInput, match="least_support must be a number"):
+        rag.ask(question, collection="birds", instead={"least_support": 2})
 
 
 def test_what_is_chosen_decides_what_is_found(rag):

@@ -1,6 +1,8 @@
 """Quotes are exactly what the documents say; markers point at something or go."""
 
-from rag.cite import Quote, cite
+import pytest
+
+from rag.cite import Quote, cite, sentences_of
 from rag.types import Context, Passage, Scores
 
 FIRST = "Bell Rock is off Scotland. Stevenson built the Bell Rock lighthouse by 1810."
@@ -39,6 +41,31 @@ def test_a_marker_becomes_the_sentence_with_the_claims_words():
 def test_a_marker_behind_the_full_stop_belongs_to_the_sentence_before():
     cited = cite("Stevenson built the Bell Rock. [1] Smeaton built Eddystone. [2]", CONTEXT)
     assert [c.marker for c in cited.citations] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (
+            "Lit in May. [1] Painted red. [2] Gone.",
+            ["Lit in May. [1] ", "Painted red. [2] ", "Gone."],
+        ),
+        ("Lit in 1811. [1]\nPainted red [2].", ["Lit in 1811. [1]\n", "Painted red [2]."]),
+        ("Lit in May. [1] [2]", ["Lit in May. [1] [2]"]),
+        ("[1] Lit in May.", ["[1] Lit in May."]),
+        ("[1]", ["[1]"]),
+        ("", [""]),
+    ],
+)
+def test_each_sentence_keeps_its_own_markers(text, sentences):
+    assert list(sentences_of(text)) == sentences
+
+
+def test_a_sentence_between_others_is_judged_alone():
+    """Nothing says that penguins dance, whatever stands before and after it."""
+    cited = cite("Stevenson built the Bell Rock. [1] Penguins dance. [2]", CONTEXT)
+    assert [c.marker for c in cited.citations] == [1]
+    assert cited.text.endswith("Penguins dance.")
 
 
 def test_dangling_markers_go_and_are_reported():

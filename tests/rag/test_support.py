@@ -17,9 +17,10 @@ class Parts:
         self.settings = Settings(**settings)
 
 
-def judged(best_logit: float, **settings) -> bool:
+def judged(best_logit: float, own=None, **settings) -> bool:
     passage = t.Passage(1, "d", "", "Text.", 0, 5, 1, None, (), "", t.Scores())
-    request = type("Request", (), {"context": t.Context((passage,), 1)})
+    collection = type("Collection", (), {"settings": own or {}})
+    request = type("Request", (), {"context": t.Context((passage,), 1), "collection": collection})
     chunk = t.Chunk("d", 1, 0, "", "Text.", 0, 5, 1)
     hits = tuple(
         t.Hit(str(logit), chunk, logit, t.Scores(rerank=logit)) for logit in (best_logit, -20.0)
@@ -42,3 +43,8 @@ def test_the_best_passage_has_to_have_a_chance_of_one_percent(logit, enough):
 
 def test_with_least_relevance_0_everything_is_answered():
     assert judged(-800.0, least_relevance=0)
+
+
+def test_a_collections_own_threshold_counts_for_a_cross_encoder_too():
+    assert judged(-800.0, {"least_support": 0.0})
+    assert not judged(0.0, {"least_support": 0.6})  # a logit of 0 is an even chance
