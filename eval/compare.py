@@ -139,7 +139,7 @@ def _moved(a: Side, b: Side, query: str, of_a: float, of_b: float) -> Moved:
     dataset = a.dataset or b.dataset
     question = one_line(dataset.queries.get(query, "")) if dataset else ""
     rankings = [side.run.ordered(query) if side.run else [] for side in (a, b)]
-    relevant = _relevant(dataset, query, rankings[of_b > of_a])
+    relevant = _relevant(dataset, query, rankings[int(of_b > of_a)])
     seen = [
         Seen(
             float(value),
