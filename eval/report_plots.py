@@ -6,9 +6,9 @@ and in the dark. Text stays text, so that it can be searched and takes the page'
 
 import io
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 import matplotlib as mpl
 import numpy as np
@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 
 NAMES = ("ink", "muted", "grid", "page", "better", "worse", *(f"line{n}" for n in range(6)))
 COLOURS = {name: f"#{n:06x}" for n, name in enumerate(NAMES, start=0xABC001)}
+NAME_OF = {code: name for name, code in COLOURS.items()}
+SVG = "{http://www.w3.org/2000/svg}"
+ET.register_namespace("", "http://www.w3.org/2000/svg")
+ET.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 DASHES = ("solid", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 2)))
 INCHES = (5.0, 3.5)
 NUMBER = 12.0  # points that a number in a plot takes
@@ -185,9 +189,9 @@ def _number(axes: Axes, points: Sequence[Point]) -> None:
     line = {"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.5, "shrinkB": 3}
     for point, (_, y), height in zip(points, places, spread(places), strict=True):
         number = axes.annotate(
-            str(point.number), (point.ms, point.mean), (NUMBER, height - y),
+            str(point.number), (point.ms, point.mean), (NUMBER - 2, height - y + 7),
             textcoords="offset points", ha="center", va="center", fontsize=9,
-            arrowprops=line if height - y > 2 else None,
+            arrowprops=line if height - y > 7 else None,
         )  # fmt: skip
         number.set_in_layout(False)
 
@@ -224,15 +228,22 @@ def _svg(
         draw(figure.add_subplot())
         held = io.StringIO()
         figure.savefig(held, format="svg", transparent=True, metadata={"Date": None})
-    svg = held.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # Two drawings on a page may not share ids: the salt keeps paths apart, this the rest.
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\1{name}-", svg)
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-    for colour, code in COLOURS.items():
-        svg = svg.replace(code, f"var(--{colour})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+    root = ET.fromstring(held.getvalue())  # written here: nothing of anybody else's
+    root.remove(root.find(f"{SVG}metadata"))
+    for size in ("width", "height"):
+        del root.attrib[size]
+    root.attrib |= {"role": "img", "aria-label": title}
+    for element in root.iter():
+        element.attrib.update({key: _own(value, key, name) for key, value in element.items()})
+    return ET.tostring(root, encoding="unicode")
+
+
+def _own(value: str, attribute: str, name: str) -> str:
+    """An attribute with the page's colours and font, and with ids that no other drawing has."""
+    if attribute == "id":
+        return f"{name}-{value}"
+    if attribute == "aria-label":
+        return value
+    value = re.sub(r"^#|(?<=url\(#)", lambda at: f"{at[0]}{name}-", value)
+    value = re.sub(r"font-family: [^;]*;?", "", value)
+    return re.sub(r"#abc0[0-9a-f]{2}", lambda code: f"var(--{NAME_OF[code[0]]})", value)
