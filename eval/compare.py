@@ -21,7 +21,16 @@ from rich.table import Table
 from eval.datasets import Dataset, open_dataset
 from eval.experiments import HOME
 from eval.gates import Gate, Verdict, judge, parse_gate
-from eval.sides import Side, full_name, one_line, open_sides, shared_measures
+from eval.sides import (
+    Side,
+    full_name,
+    one_line,
+    open_sides,
+    per_text,
+    repeated,
+    shared_measures,
+    texts_of,
+)
 from eval.statistics import POWER, Difference, holm
 from eval.statistics import compare as compared
 from rag.errors import RagError
@@ -70,6 +79,7 @@ class Comparison:
     adjusted: list[float]
     verdicts: list[Verdict]
     moved: list[Moved]
+    counted: int  # questions, or texts of questions
 
     @property
     def passed(self) -> bool:
@@ -85,7 +95,15 @@ def main() -> None:
         gates = [parse_gate(text) for text in options.gate]
         dataset = open_dataset(options.dataset, options.qrels) if options.dataset else None
         a, b = open_sides(options.a, options.b, dataset, options.out)
-        found = compare_sides(a, b, options.measure, gates, options.questions, seed=options.seed)
+        found = compare_sides(
+            a,
+            b,
+            options.measure,
+            gates,
+            options.questions,
+            distinct=options.distinct,
+            seed=options.seed,
+        )
     except RagError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
@@ -100,20 +118,27 @@ def compare_sides(
     gates: Sequence[Gate] = (),
     questions: int = QUESTIONS,
     *,
+    distinct: bool = False,
     seed: int = 0,
 ) -> Comparison:
     """Compare what `open_sides` gave. Raises InvalidInput for a measure that cannot be had.
 
     The measures are those given, else those that both sides have, and those of the gates. Tests
-    are adjusted for all of them.
+    are adjusted for all of them. With `distinct`, questions of the same text count once, by their
+    mean.
     """
     known = [*a.values, *b.values]
     wanted = [full_name(name, known) for name in measures or shared_measures(a, b)]
     names = list(dict.fromkeys([*wanted, *(full_name(gate.measure, known) for gate in gates)]))
     order = [b.questions.index(query) for query in a.questions] if _reordered(a, b) else slice(None)
     pairs = {name: (a.of(name), b.of(name)[order]) for name in names}
-    differences = [compared(name, *pair, seed=seed) for name, pair in pairs.items()]
-    verdicts = [judge(gate, *pairs[full_name(gate.measure, known)], seed=seed) for gate in gates]
+    texts = texts_of(a)
+    tested = {
+        name: (per_text(of_a, texts), per_text(of_b, texts)) if distinct else (of_a, of_b)
+        for name, (of_a, of_b) in pairs.items()
+    }
+    differences = [compared(name, *pair, seed=seed) for name, pair in tested.items()]
+    verdicts = [judge(gate, *tested[full_name(gate.measure, known)], seed=seed) for gate in gates]
     return Comparison(
         a,
         b,
@@ -121,6 +146,7 @@ def compare_sides(
         holm([one.p for one in differences]),
         verdicts,
         most_moved(a, b, *pairs[names[0]], questions),
+        len(set(texts)) if distinct else len(texts),
     )
 
 
@@ -165,8 +191,8 @@ def show(console: Console, found: Comparison) -> None:
     """The table, what it means, the gates, and the questions that changed most."""
     a, b = found.a, found.b
     console.print(f"A: {escape(a.name)}\nB: {escape(b.name)}", soft_wrap=True)
-    console.print(f"{len(a.questions):,} questions")
-    for note in dict.fromkeys([*a.notes, *b.notes]):
+    console.print(f"{len(a.questions):,} questions, {found.counted:,} of them counted")
+    for note in notes_of(found):
         console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
     console.print(_table(found))
     for line in meaning(found):
@@ -175,6 +201,18 @@ def show(console: Console, found: Comparison) -> None:
         style = "green" if verdict.passed else "red"
         console.print(f"[{style}]gate[/] {escape(str(verdict))}", soft_wrap=True)
     _show_moved(console, found)
+
+
+def notes_of(found: Comparison) -> list[str]:
+    """What a reader has to know about the sides."""
+    again = repeated(found.a)
+    notes = [*dict.fromkeys([*found.a.notes, *found.b.notes])]
+    if again and found.counted == len(found.a.questions):
+        notes.append(
+            f"{again:,} of {found.counted:,} questions repeat the text of another. They are no"
+            " independent evidence: intervals are too narrow. Use --distinct to count texts."
+        )
+    return notes
 
 
 def meaning(found: Comparison) -> list[str]:
@@ -262,6 +300,9 @@ def _options() -> argparse.Namespace:
         "--gate", action="append", default=[], help='as "ndcg@10 >= -0.5%%"; repeatable'
     )
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="won and lost, shown")
+    parser.add_argument(
+        "--distinct", action="store_true", help="count questions of the same text once"
+    )
     parser.add_argument("--out", type=Path, default=HOME, help="where experiments are kept")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

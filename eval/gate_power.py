@@ -14,7 +14,8 @@ subject, and what the gate reads is what ir-measures makes of rankings. `noisy` 
 puts it --points below A, whatever its own mean: wins and losses are then mixed, the hard case.
 
 A seed also draws the questions: as many as there are, with replacement, the same ones for both
-sides. That is another set of such questions, of which the gate has to judge. Beside the counts
+sides. That is another set of such questions, of which the gate has to judge. With --distinct it
+draws texts of questions, as questions of one text move together. Beside the counts
 stands what theory says: the chance to pass, by the spread of the differences over all questions.
 """
 
@@ -36,7 +37,7 @@ from eval.experiments import HOME
 from eval.gates import Gate, chance_to_pass, judge, parse_gate
 from eval.measures import Qrels, parse_measures, per_question
 from eval.runs import Run, by_rank
-from eval.sides import Side, open_sides
+from eval.sides import Side, open_sides, per_text, texts_of
 from eval.statistics import LEVEL, POWER
 from rag.errors import InvalidInput, RagError
 
@@ -73,7 +74,8 @@ def _run(options: argparse.Namespace) -> Iterator[Trial]:
     dataset = open_dataset(options.dataset, options.qrels) if options.dataset else None
     a, b = open_sides(options.a, options.b, dataset, options.out)
     of_a = a.of(str(measure))
-    yield trial("equal", gate, of_a, [b.of(str(measure))] * options.seeds)
+    texts = texts_of(a) if options.distinct else a.questions
+    yield trial("equal", gate, of_a, [b.of(str(measure))] * options.seeds, texts)
     others = {"worse": b}
     if options.other:
         others["noisy"] = open_sides(options.a, options.other, dataset, options.out)[1]
@@ -81,18 +83,21 @@ def _run(options: argparse.Namespace) -> Iterator[Trial]:
         seeds = track(range(options.seeds), f"planting: {name}")
         target = float(of_a.mean()) - options.points / 100
         planted = [planted_values(side, measure, target, seed) for seed in seeds]
-        yield trial(name, gate, of_a, planted)
+        yield trial(name, gate, of_a, planted, texts)
 
 
-def trial(name: str, gate: Gate, a: Values, planted: Sequence[Values]) -> Trial:
-    """The gate on a set of questions of its own for each seed."""
+def trial(
+    name: str, gate: Gate, questions: Values, planted: Sequence[Values], texts: Sequence[str]
+) -> Trial:
+    """The gate on a set of texts of its own for each seed; each text counts once."""
+    a, changed = per_text(questions, texts), [per_text(values, texts) for values in planted]
     passed = 0
-    for seed, b in enumerate(planted):
+    for seed, b in enumerate(changed):
         drawn = np.random.default_rng(seed).integers(0, len(a), len(a))
         passed += judge(gate, a[drawn], b[drawn], seed=seed).passed
     margin = gate.absolute(float(a.mean()))
-    chances = [chance_to_pass(b - a, margin) for b in planted]
-    apart = [float((b - a).mean()) for b in planted]
+    chances = [chance_to_pass(b - a, margin) for b in changed]
+    apart = [float((b - a).mean()) for b in changed]
     return Trial(name, apart, float(np.mean(chances)), passed, len(planted))
 
 
@@ -166,6 +171,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--dataset", help="for sides that are run files")
     parser.add_argument("--qrels", default="test")
+    parser.add_argument(
+        "--distinct", action="store_true", help="count questions of the same text once"
+    )
     parser.add_argument("--out", type=Path, default=HOME, help="where experiments are kept")
     return parser.parse_args()
 

@@ -23,6 +23,7 @@ from eval.statistics import LEVEL, POWER, interval
 from rag.errors import InvalidInput
 
 _GATE = re.compile(r"\s*(.+?)\s*>=\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*(%?)\s*", re.ASCII)
+MANY = 1_000_000  # questions that nobody has
 _TWO_SIDED = 2 * LEVEL - 1  # whose lower end is the one-sided bound at LEVEL
 
 
@@ -74,6 +75,8 @@ class Verdict:
             return "B is worse than that."
         if self.questions is None:
             return "B seems worse than that."
+        if self.questions > MANY:
+            return "it is not sure: the difference lies at the margin itself."
         return f"it is not sure: it would take about {self.questions:,} questions like these."
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from eval.compare import ALPHA, Comparison, compare_sides, meaning
+from eval.compare import ALPHA, Comparison, compare_sides, meaning, notes_of
 from eval.datasets import Dataset
 from eval.experiments import HOME, Experiment, find
 from eval.report_plots import (
@@ -29,7 +29,7 @@ from eval.report_plots import (
     waterfall,
 )
 from eval.runs import Run, read_run
-from eval.sides import open_sides, reopened, system_of
+from eval.sides import open_sides, reopened, repeated, system_of
 from eval.statistics import Interval, interval
 from rag.errors import InvalidInput, RagError
 
@@ -156,7 +156,7 @@ def gather(experiment: Experiment, baseline: str = "", home: Path = HOME) -> Pag
         begun=str(about["begun"])[:16].replace("T", " "),
         questions=len(questions),
         summary=_summary(quality, measures[0], first, best, comparison),
-        notes=[*dict.fromkeys(comparison.a.notes if comparison else [])],
+        notes=notes_of(comparison) if comparison else [],
         measures=measures,
         rows=list(_rows(about, names, quality, measures, points)),
         timed=bool(points),
@@ -225,7 +225,8 @@ def _rows(
 
 def _compared(experiment: Experiment, baseline: str, best: str, home: Path) -> Comparison:
     folder = str(experiment.folder)
-    return compare_sides(*open_sides(f"{folder}:{baseline}", f"{folder}:{best}", home=home))
+    sides = open_sides(f"{folder}:{baseline}", f"{folder}:{best}", home=home)
+    return compare_sides(*sides, distinct=repeated(sides[0]) > 0)
 
 
 def _summary(
@@ -236,9 +237,10 @@ def _summary(
     if found is None:
         return f"{text} It is the baseline." if len(quality) > 1 else text
     one, p = found.differences[0], found.adjusted[0]
+    against = f"{baseline} by distinct text" if len(found.a.questions) > found.counted else baseline
     sure = "more than chance" if p < ALPHA else "which may be chance"
     return (
-        f"{text} Against {baseline} that is {one.interval.mean:+.3f}"
+        f"{text} Against {against} that is {one.interval.mean:+.3f}"
         f" ({one.interval.low:+.3f} to {one.interval.high:+.3f}), {sure} (p = {p:.4f})."
     )
 
@@ -271,11 +273,10 @@ def _plots(
             Markup(recall_at_depth(lines)),
         ))  # fmt: skip
     if found is not None:
-        one = found.differences[0]
         change = found.b.of(measure) - found.a.of(measure)
-        caption = (
-            f"{wanted[1]} against {wanted[0]}: {one.wins} won, {one.losses} lost, {one.ties} tied."
-        )
+        won, lost = int((change > 0).sum()), int((change < 0).sum())
+        tied = len(change) - won - lost
+        caption = f"{wanted[1]} against {wanted[0]}: {won} won, {lost} lost, {tied} tied."
         plots.append(Plot("Question by question", caption, Markup(deltas(change, measure))))
     if rows := [point for point in points if point.stages]:
         shown = [point for point in rows if point.name in _chosen(rows, wanted, ROWS)]

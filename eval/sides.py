@@ -1,6 +1,6 @@
 """The sides of a comparison: a system of an experiment, or a TREC run file of whatever made it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,42 @@ def open_sides(a: str, b: str, dataset: Dataset | None = None, home: Path = HOME
     judged = dataset or (known[0] if known else None)
     pair = [opened.get(text) or _of_run(Path(text), judged) for text in (a, b)]
     check_pair(*pair)
+    _note_depths(*pair)
     return pair
+
+
+def _note_depths(a: Side, b: Side) -> None:
+    """Where one ranks more documents than the other, measures of all of them are no fair ones."""
+    if a.run is None or b.run is None:
+        return
+    deepest = [max(map(len, side.run.rankings.values())) for side in (a, b) if side.run]
+    if deepest[0] != deepest[1]:
+        a.notes.append(
+            f"A ranks at most {deepest[0]} documents of a question, B {deepest[1]}: measures that"
+            " look further than the fewer of the two favour the other."
+        )
+
+
+def repeated(side: Side) -> int:
+    """How many questions ask what another one of lower id asks, word for word."""
+    return len(side.questions) - len(set(texts_of(side)))
+
+
+def texts_of(side: Side) -> list[str]:
+    """What each question asks, folded; the id where its text is not at hand."""
+    queries = side.dataset.queries if side.dataset is not None else {}
+    return [" ".join(queries.get(query, query).casefold().split()) for query in side.questions]
+
+
+def per_text(values: NDArray[np.float64], texts: Sequence[str]) -> NDArray[np.float64]:
+    """The mean of the values of each distinct text, float64 (texts,), in order of appearance.
+
+    Tests take questions to be independent; those of one text move together.
+    """
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    rows = np.array([numbers[text] for text in texts])
+    sums: NDArray[np.float64] = np.bincount(rows, weights=values)
+    return sums / np.bincount(rows)
 
 
 def full_name(measure: str, known: Iterable[str]) -> str:

@@ -104,6 +104,9 @@ def compare(
         typer.Option(help='As "ndcg@10 >= -0.5%"; repeatable. Exit 1 when one is not passed.'),
     ] = None,
     questions: Annotated[int, typer.Option(help="Won and lost, shown.", min=0)] = 3,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="Count questions of the same text once.")
+    ] = False,
     home: Home = HOME,
     seed: int = 0,
 ) -> None:
@@ -117,7 +120,7 @@ def compare(
     gates = [parse_gate(text) for text in gate or ()]
     judged = open_dataset(dataset, qrels) if dataset else None
     sides = open_sides(a, b, judged, home)
-    found = compare_sides(*sides, measure or (), gates, questions, seed=seed)
+    found = compare_sides(*sides, measure or (), gates, questions, distinct=distinct, seed=seed)
     show_comparison(out, found)
     if not found.passed:
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from eval.compare import compare_sides, show, told
+from eval.datasets import load_dataset
 from eval.gates import parse_gate
 from eval.runs import write_run
 from eval.sides import open_sides
@@ -93,8 +94,6 @@ def test_texts_of_documents_reach_a_terminal_as_text(tmp_path):
     dataset = small_dataset(tmp_path / "small", 3)
     hostile = tmp_path / "small" / "corpus.jsonl"
     hostile.write_text(hostile.read_text().replace("The text", "[red]\\u001b[2J text"))
-    from eval.datasets import load_dataset
-
     dataset = load_dataset(tmp_path / "small")
     runs = [
         ranked_at(dataset, n, dict.fromkeys(dataset.judged, r)) for n, r in (("x", 2), ("y", 1))
@@ -136,6 +135,27 @@ def test_a_run_file_of_another_system(tmp_path, dataset, experiment):
     assert "RR" in found.output
     assert "nDCG" not in found.output
     assert found.output.count("What is") == 1
+
+
+def test_repeated_questions_are_noted_and_may_count_once(tmp_path):
+    """q001 asks what q000 does: 3 texts, and the two that moved alike are one of them."""
+    small_dataset(tmp_path / "small", 4)
+    path = tmp_path / "small" / "queries.jsonl"
+    path.write_text(path.read_text().replace("What is 001?", "what  IS 000?"))
+    dataset = load_dataset(tmp_path / "small")
+    first = dict.fromkeys(dataset.judged, 1)
+    runs = [
+        ranked_at(dataset, "x", first | {"q000": 12, "q001": 12}), ranked_at(dataset, "y", first)
+    ]  # fmt: skip
+    sides = [f"{small_experiment(tmp_path / 'home', dataset, runs).folder}:{n}" for n in "xy"]
+    plain = run_command(*sides)
+    assert "1 of 4 questions repeat the text of another" in plain.output
+    once = run_command(*sides, "--distinct")
+    assert "4 questions, 3 of them counted" in once.output
+    assert "repeat the text" not in once.output
+    found = compare_sides(*open_sides(*sides), distinct=True).differences[0]
+    assert (found.wins, found.ties) == (1, 2)
+    assert found.interval.mean == pytest.approx((1 - found.a * 3 + 2) / 3)
 
 
 def test_no_measure_in_common(experiment):

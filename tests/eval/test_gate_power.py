@@ -65,11 +65,11 @@ def test_nothing_can_be_planted_without_a_run(dataset):
 def test_equal_sides_pass_and_a_loss_does_not(dataset, run):
     a = per_question(dataset.qrels, run, [NDCG])["nDCG@10"]
     gate = Gate("nDCG@10", -0.5, relative=True)
-    equal = trial("equal", gate, a, [a] * 3)
+    equal = trial("equal", gate, a, [a] * 3, dataset.judged)
     assert (equal.passed, equal.seeds, equal.chance) == (3, 3, 1.0)
     side = Side("x", dataset.judged, {}, run, dataset)
     lost = [planted_values(side, NDCG, float(a.mean()) - 0.2, seed) for seed in range(3)]
-    worse = trial("worse", gate, a, lost)
+    worse = trial("worse", gate, a, lost, dataset.judged)
     assert worse.passed == 0
     assert worse.chance < 0.01
     assert np.mean(worse.differences) == pytest.approx(-0.2, abs=1 / 60)

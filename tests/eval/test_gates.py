@@ -103,11 +103,11 @@ def test_the_line_has_measure_bound_margin_and_verdict():
 
 
 def test_a_side_at_the_margin_passes_as_rarely_as_the_level_says():
-    """5 % of 400 sets are 20; 33 is three deviations above."""
+    """5 % of 200 sets are 10; 19 is three deviations above."""
     rng = np.random.default_rng(2)
     a, gate = np.full(150, 0.5), Gate("AP", -0.02)
-    sets = (a - 0.02 + rng.normal(0, 0.1, 150) for _ in range(400))
-    assert 7 <= sum(judge(gate, a, b).passed for b in sets) <= 33
+    sets = (a - 0.02 + rng.normal(0, 0.1, 150) for _ in range(200))
+    assert 1 <= sum(judge(gate, a, b).passed for b in sets) <= 19
 
 
 def test_the_chance_to_pass_is_what_happens():
@@ -116,8 +116,8 @@ def test_the_chance_to_pass_is_what_happens():
     noise -= noise.mean()
     chance = chance_to_pass(noise, -0.015)
     s, a = noise.std(ddof=1), np.zeros(150)
-    passed = sum(judge(Gate("AP", -0.015), a, rng.normal(0, s, 150)).passed for _ in range(300))
-    assert passed / 300 == pytest.approx(chance, abs=0.09)
+    passed = sum(judge(Gate("AP", -0.015), a, rng.normal(0, s, 150)).passed for _ in range(150))
+    assert passed / 150 == pytest.approx(chance, abs=0.12)
     assert 0.4 < chance < 0.7
     assert chance_to_pass(np.zeros(9), 0.0) == 1.0
     assert chance_to_pass(np.zeros(9), 0.1) == 0.0

@@ -1,11 +1,12 @@
 """What may stand on either side of a comparison, and what may not be compared."""
 
+import numpy as np
 import pytest
 
 from eval.datasets import load_dataset, write_dataset
 from eval.experiments import begin
 from eval.runs import Run, write_run
-from eval.sides import full_name, one_line, open_sides, reopened
+from eval.sides import full_name, one_line, open_sides, per_text, reopened
 from rag.errors import InvalidInput, NotFound
 from tests.small_experiment import ranked_at, small_dataset, small_experiment
 
@@ -144,6 +145,19 @@ def test_where_a_dataset_was_is_no_part_of_what_it_is(tmp_path, dataset):
     assert again.opened != dataset.opened
     assert again.fingerprint() == dataset.fingerprint()
     assert again == dataset
+
+
+def test_questions_of_one_text_count_once():
+    values = np.array([1.0, 0.0, 0.4, 0.8])
+    assert per_text(values, ["b", "a", "b", "c"]).tolist() == [0.7, 0.0, 0.8]
+    assert per_text(values, list("dcba")).tolist() == values.tolist()
+
+
+def test_a_deeper_run_is_noted(tmp_path, dataset, experiment):
+    path = tmp_path / "x.trec"
+    write_run(path, Run("x", {query: {"d000": 1.0} for query in dataset.judged}))
+    a, _ = open_sides(f"{experiment.folder}:bm25", str(path))
+    assert any("at most 4 documents of a question, B 1" in note for note in a.notes)
 
 
 def test_measures_have_one_name():
