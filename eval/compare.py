@@ -223,12 +223,17 @@ def meaning(found: Comparison) -> list[str]:
         if p < ALPHA
     ]
     unsure = [
-        f"{one.measure} (a true difference of {one.detectable:.4f} would be, {POWER:.0%} of times)"
+        f"{one.measure} ({one.detectable:.4f})"
         for one, p in zip(found.differences, found.adjusted, strict=True)
         if p >= ALPHA
     ]
     lines = [f"B is shown to be different at {ALPHA:.0%}: {', '.join(shown)}."] if shown else []
-    return [*lines, *([f"Not shown to be different: {', '.join(unsure)}."] if unsure else [])]
+    if unsure:
+        lines.append(
+            f"Not shown to be different: {', '.join(unsure)}."
+            f" In brackets: the true difference that would be shown, {POWER:.0%} of times."
+        )
+    return lines
 
 
 def _table(found: Comparison) -> Table:

@@ -154,7 +154,7 @@ def show(console: Console, trials: Sequence[Trial], gate: Gate) -> None:
         table.add_row(one.name, apart, f"{one.passed} of {one.seeds}", f"{one.chance:.1%}")
     console.print(table)
     console.print(
-        f"A side at the margin itself passes at most {1 - LEVEL:.0%} of times: that is the gate's"
+        f"A side at the margin itself passes about {1 - LEVEL:.0%} of times: that is the gate's"
         f" level. `detects` of a comparison is stated for a power of {POWER:.0%}."
     )
 

@@ -9,6 +9,10 @@ has to reach the margin. The bound is one-sided, at 95 %: only being worse does 
 5 % that the test may err lie on that side, as in a test of non-inferiority (ICH E9, 3.3.2). It is
 the lower end of the two-sided interval at 90 %. Where several gates must all pass, each is tested
 at that level as it is: to pass all of them wrongly is no likelier than to pass one.
+
+The bound is of the bootstrap's percentiles. Where all of the loss lies in a few questions it is a
+little too kind (`eval.gate_power` shows by how much); a margin near what one question can lose is
+no margin to test.
 """
 
 import re

@@ -70,7 +70,9 @@ def one_line(text: str, chars: int = BEGINNING) -> str:
     return line if len(line) <= chars and len(text) <= 2 * chars else f"{line[:chars].rstrip()}…"
 
 
-def open_sides(a: str, b: str, dataset: Dataset | None = None, home: Path = HOME) -> list[Side]:
+def open_sides(
+    a: str, b: str, dataset: Dataset | None = None, home: Path = HOME
+) -> tuple[Side, Side]:
     """Both sides of a comparison, over the same questions.
 
     A run file is measured on `dataset`, or on that of the experiment on the other side. Raises
@@ -79,10 +81,10 @@ def open_sides(a: str, b: str, dataset: Dataset | None = None, home: Path = HOME
     opened = {text: _of_experiment(text, home) for text in (a, b) if not Path(text).is_file()}
     known = [side.dataset for side in opened.values() if side.dataset is not None]
     judged = dataset or (known[0] if known else None)
-    pair = [opened.get(text) or _of_run(Path(text), judged) for text in (a, b)]
-    check_pair(*pair)
-    _note_depths(*pair)
-    return pair
+    one, other = (opened.get(text) or _of_run(Path(text), judged) for text in (a, b))
+    check_pair(one, other)
+    _note_depths(one, other)
+    return one, other
 
 
 def _note_depths(a: Side, b: Side) -> None:

@@ -119,8 +119,10 @@ def compare(
 
     gates = [parse_gate(text) for text in gate or ()]
     judged = open_dataset(dataset, qrels) if dataset else None
-    sides = open_sides(a, b, judged, home)
-    found = compare_sides(*sides, measure or (), gates, questions, distinct=distinct, seed=seed)
+    one, other = open_sides(a, b, judged, home)
+    found = compare_sides(
+        one, other, measure or (), gates, questions, distinct=distinct, seed=seed
+    )  # fmt: skip
     show_comparison(out, found)
     if not found.passed:
         raise typer.Exit(1)
