@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import Progress
 
 from eval.datasets import Dataset
-from eval.vectors import VectorCache
+from eval.vectors import VectorCache, computed_in
 from rag import collection as shelf
 from rag.choices import Choices
 from rag.embed import Embedder
@@ -52,8 +52,11 @@ class Collection:
         """What the candidates depend on."""
         reranker = self.reranker.id if self.reranker is not None else "none"
         return {
-            "index": self.key, "embedder": self.embedder.fingerprint, "reranker": reranker
-        }  # fmt: skip
+            "index": self.key,
+            "embedder": self.embedder.fingerprint,
+            "precision": computed_in(self.embedder),
+            "reranker": reranker,
+        }
 
     def frequencies(self, tokens: Sequence[int]) -> tuple[dict[int, int], int]:
         """Token document frequencies, as the catalog gives them."""
@@ -115,6 +118,7 @@ class Shelved:
         return {
             "index": live.hexdigest()[:16],
             "embedder": dict(self._found.pipeline),
+            "precision": computed_in(self._embedder),
             "reranker": self.reranker.id if self.reranker is not None else "none",
         }
 
@@ -175,7 +179,8 @@ def indexed(
 
 def _key(dataset: Dataset, embedder: Embedder, chunk_tokens: int) -> str:
     corpus = Dataset(dataset.name, dataset.titles, dataset.texts, {}, {})
-    made_from = [corpus.fingerprint(), embedder.fingerprint, chunk_tokens, OVERLAP, SPLITTER]
+    model = [embedder.fingerprint, computed_in(embedder)]
+    made_from = [corpus.fingerprint(), model, chunk_tokens, OVERLAP, SPLITTER]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
 
 

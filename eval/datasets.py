@@ -22,7 +22,8 @@ _HEADER = ["query-id", "corpus-id", "score"]
 class Dataset:
     """`qrels[query][document]` is the relevance; `answers[query]` the accepted answer texts.
 
-    Questions without a judgement are in `queries` and in no measure.
+    Questions without a judgement are in `queries` and in no measure. `opened` says where it can be
+    opened again, as `open_dataset` takes it; it is no part of what the dataset is.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Dataset:
     queries: Mapping[str, str]
     qrels: Mapping[str, Mapping[str, int]]
     answers: Mapping[str, list[str]] = field(default_factory=dict)
+    opened: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def judged(self) -> list[str]:
@@ -83,6 +85,7 @@ def load_dataset(folder: Path, qrels: str = "test") -> Dataset:
             if answers.exists()
             else {}
         ),
+        opened=_opened(folder, qrels),
     )
     return _checked(found, folder)
 
@@ -105,7 +108,11 @@ def load_judgements(folder: Path, qrels: str = "test") -> Dataset:
     for query in judged:
         if query not in queries:
             raise InvalidInput(f"{folder}: question {query!r} is judged and not in queries.jsonl.")
-    return Dataset(folder.name, {}, {}, queries, judged, known)
+    return Dataset(folder.name, {}, {}, queries, judged, known, _opened(folder, qrels))
+
+
+def _opened(folder: Path, qrels: str) -> dict[str, str]:
+    return {"where": str(folder.resolve()), "qrels": qrels}
 
 
 def write_dataset(folder: Path, dataset: Dataset, qrels: str = "test") -> None:
@@ -229,4 +236,5 @@ def _from_ir_datasets(name: str) -> Dataset:
         },
         queries=queries,
         qrels=dict(qrels),
+        opened={"where": f"{IR_DATASETS}{name}"},
     )

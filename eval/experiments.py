@@ -54,6 +54,11 @@ class Experiment:
         found: dict[str, Any] = json.loads((self.folder / "experiment.json").read_text("utf8"))
         return found
 
+    @property
+    def is_done(self) -> bool:
+        """Whether values were kept: an interrupted one has none yet."""
+        return (self.folder / "values.jsonl").exists()
+
     def note(self, **more: object) -> None:
         """Add to experiment.json."""
         _write(self.folder / "experiment.json", json.dumps(self.about() | more, indent=2) + "\n")

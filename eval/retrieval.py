@@ -81,6 +81,7 @@ def evaluate(
         "seed": seed,
     }
     experiment = begin("retrieval", dataset.name, made_from, home)
+    experiment.note(dataset=dict(dataset.opened))  # beside the key: a folder may be moved
     pool = Pool(experiment.pool)
     pool.fill(source, {q: dataset.queries[q] for q in dataset.judged}, systems, show=progress)
     values: dict[str, Values] = {}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from rag.embed import Embedder, load_embedder
+from rag.models.encoders import LocalEncoder
 from rag.models.tokens import TokenVectors
 from rag.parts import engines_of
 from rag.settings import load_settings
@@ -18,7 +19,7 @@ BLOCK = 1024  # texts embedded at once, sorted by length so that little is padde
 
 
 class VectorCache:
-    """Passage vectors on disk, one file per model fingerprint, keyed by the text's SHA-256.
+    """Passage vectors on disk, one file per model and precision, keyed by the text's SHA-256.
 
     The file is records of key and vector, appended as they are computed: what a kill left of the
     last one is cut off. Memory holds the keys alone.
@@ -27,7 +28,8 @@ class VectorCache:
     def __init__(self, embedder: Embedder, folder: Path) -> None:
         self._embedder = embedder
         folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(str(embedder.fingerprint).encode()).hexdigest()[:16]
+        of = f"{embedder.fingerprint}{computed_in(embedder)}"
+        name = hashlib.sha256(of.encode()).hexdigest()[:16]
         self._path = folder / f"vectors-{name}.bin"
         self._record = np.dtype([("key", "S32"), ("vector", "<f4", embedder.dim)])
         self._path.touch()
@@ -64,8 +66,20 @@ class VectorCache:
 
 
 def open_embedder(model_id: str) -> "RememberingEmbedder":
-    """A model on the engine that the settings of this process ask for."""
-    return RememberingEmbedder(load_embedder(model_id, engines=engines_of(load_settings())))
+    """A model on the engine and in the precision that the settings of this process ask for."""
+    settings = load_settings()
+    engines = engines_of(settings, settings.embedder_precision)
+    return RememberingEmbedder(load_embedder(model_id, engines=engines))
+
+
+def computed_in(embedder: Embedder) -> str:
+    """The precision that its vectors are computed in; "remote" where another machine decides.
+
+    An index may hold vectors of f32 and of bf16. A measurement of what that changes may not: its
+    vectors and its experiments would be those of whichever came first.
+    """
+    encoder = embedder.encoder
+    return encoder.engine.precision if isinstance(encoder, LocalEncoder) else "remote"
 
 
 class RememberingEmbedder(Embedder):

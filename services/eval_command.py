@@ -155,3 +155,58 @@ def show(
     from eval.experiments import find
 
     out.print_json(data=find(experiment, home).about())
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="An experiment, ID:SYSTEM, or a TREC run file.")],
+    b: Annotated[str, typer.Argument(help="The same, for what is to take A's place.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="What run files are measured on: a folder.")
+    ] = None,
+    qrels: Annotated[str, typer.Option(help="Which file of its qrels/.")] = "test",
+    measure: Annotated[list[str] | None, typer.Option(help="As nDCG@10; repeatable.")] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help='As "ndcg@10 >= -0.5%"; repeatable. Exit 1 when one is not passed.'),
+    ] = None,
+    questions: Annotated[int, typer.Option(help="Won and lost, shown.", min=0)] = 3,
+    distinct: Annotated[
+        bool, typer.Option("--distinct", help="Count questions of the same text once.")
+    ] = False,
+    home: Home = HOME,
+    seed: int = 0,
+) -> None:
+    """Whether B is better than A, and how sure that is."""
+    from eval.compare import compare_sides
+    from eval.compare import show as show_comparison
+    from eval.datasets import open_dataset
+    from eval.gates import parse_gate
+    from eval.sides import open_sides
+
+    gates = [parse_gate(text) for text in gate or ()]
+    judged = open_dataset(dataset, qrels) if dataset else None
+    one, other = open_sides(a, b, judged, home)
+    found = compare_sides(
+        one, other, measure or (), gates, questions, distinct=distinct, seed=seed
+    )  # fmt: skip
+    show_comparison(out, found)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    experiment: Annotated[str, typer.Argument(help="Its id, or the beginning of it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file.", show_default="in its folder")
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="The system to compare with.", show_default="the first")
+    ] = "",
+    home: Home = HOME,
+) -> None:
+    """An experiment as one HTML file, with tables, plots and the questions behind them."""
+    from eval.report import write
+
+    out.print(str(write(experiment, output, baseline, home)), markup=False, soft_wrap=True)
