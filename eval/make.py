@@ -33,7 +33,7 @@ from rag.errors import InvalidInput
 from rag.generate import LanguageModel
 
 QUESTIONS = 200
-CANDIDATES = 6  # for each question that is wanted
+CANDIDATES = 10  # for each question that is wanted
 MOST_DOCUMENTS = 2000  # that are read
 HELD_OUT = 0.2  # share of the questions
 

@@ -8,6 +8,7 @@ made.json                        what it was made from, what was left out, how f
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from eval.make import MadeSet
 from eval.makers import Question, question_id
 from rag.errors import InvalidInput
 
-REVIEW = "review.tsv"
+REVIEW, HELD_OUT = "review.tsv", "held_out.jsonl"
+OUTDATED = ("tau", "agreement", "self_check")  # by a review
 COLUMNS = ("keep", "question", "document", "also relevant", "evidence", "how", "id")
 DECISIONS = ("keep", "drop")
 
@@ -29,13 +31,25 @@ class Reviewed:
     """What a person left of a set."""
 
     questions: list[Question]
+    ids: Mapping[str, str]  # of each question now -> as the set had it
     dropped: int
-    reworded: int
+
+    @property
+    def reworded(self) -> int:
+        """How many questions have other words now."""
+        return sum(now != before for now, before in self.ids.items())
 
 
 def write_made(folder: Path, made: MadeSet, about: Mapping[str, Any]) -> None:
     """All files of a set. Raises InvalidInput for document ids that no such file can hold."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _write_set(folder, made)
+    with (folder / REVIEW).open("w", encoding="utf8", newline="") as file:
+        table = csv.writer(file, "excel-tab", lineterminator="\n")
+        table.writerows([COLUMNS, *map(_cells, made.questions)])
+    _keep(folder, {**about, **_counts(made), "left_out": dict(made.left_out)})
+
+
+def _write_set(folder: Path, made: MadeSet) -> None:
     write_judgements(folder, made.dataset(folder.name))
     held_out = set(made.held_out)
     rows = [
@@ -44,17 +58,16 @@ def write_made(folder: Path, made: MadeSet, about: Mapping[str, Any]) -> None:
         if one.id in held_out
     ]
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "held_out.jsonl").write_text("".join(lines), "utf8")
-    with (folder / REVIEW).open("w", encoding="utf8", newline="") as file:
-        table = csv.writer(file, "excel-tab", lineterminator="\n")
-        table.writerows([COLUMNS, *map(_cells, made.questions)])
-    counts = {
+    (folder / HELD_OUT).write_text("".join(lines), "utf8")
+
+
+def _counts(made: MadeSet) -> dict[str, Any]:
+    how = Counter(one.how for one in made.questions)
+    return {
         "questions": len(made.questions),
-        "held_out": len(held_out),
-        "how": dict(sorted(Counter(one.how for one in made.questions).items())),
-        "left_out": dict(made.left_out),
+        "held_out": len(made.held_out),
+        "how": dict(sorted(how.items())),
     }
-    _keep(folder, {**about, **counts})
 
 
 def about_made(folder: Path) -> dict[str, Any]:
@@ -72,7 +85,8 @@ def note(folder: Path, **more: object) -> None:
 def read_review(path: Path) -> Reviewed:
     """The questions that are kept. Raises InvalidInput with the line that is wrong."""
     kept: dict[str, Question] = {}
-    dropped = reworded = 0
+    ids: dict[str, str] = {}
+    dropped = 0
     for number, cells in _rows(path):
         decision, question = _decided(cells, f"{path}:{number}")
         if decision == "drop":
@@ -81,27 +95,37 @@ def read_review(path: Path) -> Reviewed:
         now = question_id(question.text, question.document)
         if now in kept:
             raise InvalidInput(f"{path}:{number}: this question is kept twice.")
-        reworded += now != question.id
-        kept[now] = replace(question, id=now)
+        kept[now], ids[now] = replace(question, id=now), question.id
     if not kept:
         raise InvalidInput(f"{path} keeps no question.")
-    return Reviewed(list(kept.values()), dropped, reworded)
+    return Reviewed(list(kept.values()), ids, dropped)
 
 
 def apply_review(path: Path, folder: Path) -> Reviewed:
-    """Write the set of a review into a folder. What was known of the set before is no more true."""
+    """Write the set that a review leaves; the review itself stays as it is.
+
+    How far the set was to be trusted is no longer known: made.json says nothing of it any more.
+    """
     reviewed = read_review(path)
-    was = about_made(path.parent)
-    questions = reviewed.questions
-    ids = {one.id for one in questions}
-    before = path.parent / "held_out.jsonl"
-    rows = map(json.loads, before.read_text("utf8").splitlines()) if before.exists() else ()
-    made = MadeSet(questions, [row["_id"] for row in rows if row["_id"] in ids], {})
-    kept = {k: v for k, v in was.items() if k not in ("tau", "self_check")}
+    held_out = _held_out(path.parent)
+    made = MadeSet(
+        reviewed.questions,
+        [now for now, before in reviewed.ids.items() if {now, before} & held_out],
+        {},
+    )
+    was = {k: v for k, v in about_made(path.parent).items() if k not in OUTDATED}
+    _write_set(folder, made)
+    if path.resolve() != (folder / REVIEW).resolve():
+        shutil.copyfile(path, folder / REVIEW)
     changes = {"dropped": reviewed.dropped, "reworded": reviewed.reworded}
-    write_made(folder, made, kept)
-    note(folder, left_out=was.get("left_out", {}), reviewed=changes)
+    _keep(folder, {**was, **_counts(made), "reviewed": changes})
     return reviewed
+
+
+def _held_out(folder: Path) -> set[str]:
+    path = folder / HELD_OUT
+    lines = path.read_text("utf8").split("\n") if path.exists() else []
+    return {json.loads(line)["_id"] for line in lines if line}
 
 
 def _cells(one: Question) -> list[str]:

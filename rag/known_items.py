@@ -24,7 +24,8 @@ from rag.types import Document
 Kind = Literal["heading", "definition", "span", "keywords"]
 KINDS: tuple[Kind, ...] = ("heading", "definition", "span", "keywords")
 
-LEAST_SENTENCE, MOST_SENTENCE = 40, 400  # characters: shorter ones say little, longer ones are none
+LEAST_SENTENCE, MOST_SENTENCE = 40, 300  # characters: shorter ones say little, longer ones are none
+WINDOW_CHARS = 4000  # of a document, out of which a sentence is taken
 MOST_SUBJECT = 6  # words that are defined
 MOST_QUESTION = 18  # words
 MOST_SAID = 12  # words of a definition
@@ -42,10 +43,12 @@ _NAME = re.compile(
 )
 _DEFINITION = re.compile(
     r"(?P<subject>[A-ZÀ-Þ“\"][^.,;:?!]{1,70}?)(?: ?\([^)]{1,60}\))?,? "
-    r"(?:is|are|was|were|refers? to|means|denotes?) (?P<said>(?:an?|the|one of|any|those)\b.+)"
+    r"(?P<verb>is|are|was|were|refers? to|means|denotes?) "
+    r"(?P<said>(?:an?|the|one of|any|those)\b.+)"
 )
 _MARKS = " .,;:!?"
 _SPANS = ((_YEAR, "which year"), (_NUMBER, "how many"), (_NAME, "who or what"))
+_PLURAL = ("are", "were", "refer to", "denote")
 # What a sentence may begin with without naming what it is about.
 _POINTING = re.compile(
     r"(?:this|that|these|those|it|he|she|they|there|here|we|i|you|who|which|what|such|another|one"
@@ -113,6 +116,18 @@ def made_of(document: Document, collection: Words, seed: str) -> list[Made]:
     return found
 
 
+def some_sentence(document: Document, number: int) -> str:
+    """A sentence from somewhere inside, for documents of which the rules make nothing."""
+    start = len(document.text) * (number % 5) // 5
+    window = document.text[start : start + WINDOW_CHARS]
+    sentences = [" ".join(window[a:b].split()) for a, b in sentence_spans(window)]
+    if start and len(sentences) < 2:
+        return some_sentence(document, 0)
+    whole = sentences[1:] if start else sentences  # the first is cut
+    long_enough = (one for one in whole if len(one) >= LEAST_SENTENCE)
+    return next(long_enough, max(sentences, key=len, default=""))[:MOST_SENTENCE]
+
+
 def _sentences(document: Document) -> Iterator[tuple[int, int]]:
     headings = {heading.start for heading in document.headings}
     for start, end in sentence_spans(document.text):
@@ -148,9 +163,9 @@ def definitions(sentence: str) -> Iterator[str]:
         return
     subject, said = match["subject"].strip(' "“”,'), match["said"].rstrip(".!")
     if len(subject.split()) <= MOST_SUBJECT:
-        plural = re.search(r" (?:are|were|refer|denote) ", sentence[match.end("subject") :][:12])
-        yield f"What {'are' if plural else 'is'} {_uncapitalised(subject)}?"
-        yield f"What is {_shortened(said)}?"
+        verb = "are" if match["verb"] in _PLURAL else "is"
+        yield f"What {verb} {_uncapitalised(subject)}?"
+        yield f"What {verb} {_shortened(said)}?"
 
 
 def spans(sentence: str) -> Iterator[str]:
