@@ -57,9 +57,8 @@ def judge(question: Question, hits: Sequence[Hit]) -> Judged | str:
 def balanced(judged: Sequence[Judged], most: int, seed: int = 0) -> list[Judged]:
     """At most `most` of them, on which dense vectors and BM25 gain equally much, within 1.
 
-    Drawn at random from those that favour whichever retriever is behind, and every other time from
-    those that favour neither, as long as there are some. Ends when what would restore the balance
-    runs out.
+    Drawn at random in turn from those that favour whichever retriever is behind and from those
+    that favour neither, from either where the other has run out.
     """
     rng = random.Random(seed)
     piles = {sign: [one for one in judged if _sign(one.difference) == sign] for sign in (-1, 0, 1)}
@@ -69,8 +68,9 @@ def balanced(judged: Sequence[Judged], most: int, seed: int = 0) -> list[Judged]
     ahead = 0.0  # by how much dense vectors are ahead
     while len(found) < most:
         behind = -1 if ahead > 0 else 1
-        pile = piles[0] if len(found) % 2 and piles[0] else piles[behind]
-        if not pile:
+        turns = (0, behind) if len(found) % 2 else (behind, 0)
+        pile = next((piles[sign] for sign in turns if piles[sign]), None)
+        if pile is None:
             break
         found.append(pile.pop())
         ahead += found[-1].difference

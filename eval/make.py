@@ -82,8 +82,10 @@ def make(
     left_out["more than wanted, or out of balance"] = len(judged) - len(kept)
     if not kept:
         raise InvalidInput(
-            f"No questions could be made of {source.name}. Left out were: {counted(left_out)}.",
-            hint="It takes documents of whole sentences, and more than a few of them.",
+            f"No questions in balance could be made of {source.name}."
+            f" Left out were: {counted(left_out)}.",
+            hint="Ask for more questions, or measure with questions of your own: it takes more than"
+            " a few documents of whole sentences until some are hard for each retriever.",
         )
     ids = sorted(one.id for one in kept)
     held_out = random.Random(seed).sample(ids, ceil(HELD_OUT * len(ids)))

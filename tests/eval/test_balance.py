@@ -77,3 +77,10 @@ def test_many_that_favour_one_retriever_do_not_make_a_set():
     found = balanced(judged, 40)
     assert sum(judged.difference > 0 for judged in found) == 2
     assert sum(judged.difference < 0 for judged in found) <= 3
+
+
+def test_where_one_retriever_is_always_ahead_only_ties_are_left():
+    one = Question("m", "?", "span", "d", "e")
+    judged = [Judged(one, 0.5, 1.0)] * 9 + [Judged(one, 0.5, 0.5)] * 3
+    assert [(one.dense, one.bm25) for one in balanced(judged, 9)] == [(0.5, 0.5)] * 3
+    assert balanced(judged[:9], 9) == []
