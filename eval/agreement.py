@@ -148,6 +148,7 @@ def against_judgements(
     questions: int = QUESTIONS,
     real: int = REAL,
     seed: int = 0,
+    in_balance: bool = True,
     home: Path = HOME,
     cache: Path = CACHE,
     show: bool = True,
@@ -158,12 +159,19 @@ def against_judgements(
     with indexed(dataset, embedder, reranker, cache=cache, show=show) as source:
         start = time.perf_counter()
         made = make(
-            source, shelf_of_dataset(dataset), embedder, questions=questions, seed=seed, show=show
+            source,
+            shelf_of_dataset(dataset),
+            embedder,
+            questions=questions,
+            seed=seed,
+            in_balance=in_balance,
+            show=show,
         )
         seconds = time.perf_counter() - start
         drawn = random.Random(seed).sample(dataset.judged, min(real, len(dataset.judged)))
         asked = {query: dataset.queries[query] for query in drawn}
-        experiment = _begin(source, dataset.fingerprint(), systems, home)
+        about = dataset.fingerprint() + ("" if in_balance else ", as made")
+        experiment = _begin(source, about, systems, home)
         pools = ask(
             source, asked | {q.id: q.text for q in made.questions}, systems, experiment, show=show
         )
@@ -193,6 +201,7 @@ def main() -> None:
             questions=options.questions,
             real=options.real,
             seed=options.seed,
+            in_balance=not options.as_made,
             home=options.home,
             cache=options.cache,
         )
@@ -270,6 +279,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", help="in the BEIR layout; :NAME for another qrels")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="that are made")
     parser.add_argument("--real", type=int, default=REAL, help="real ones, drawn at random")
+    parser.add_argument(
+        "--as-made", action="store_true", help="take candidates as they come, not in balance"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default=PROFILES["starter"].embedder, help="the embedder")
     parser.add_argument("--out", type=Path, help="keep the made sets there, with their tau")

@@ -65,11 +65,13 @@ def make(
     questions: int = QUESTIONS,
     seed: int = 0,
     lm: LanguageModel | None = None,
+    in_balance: bool = True,
     show: bool = True,
 ) -> MadeSet:
     """At most `questions` questions about the documents of a shelf, which `source` searches.
 
-    The same collection and seed give the same. Raises InvalidInput where nothing can be asked.
+    The same collection and seed give the same. `in_balance` False takes candidates as they were
+    made, to show what that would do. Raises InvalidInput where nothing can be asked.
     """
     left_out = Counter[str]()
     drawn = replace(shelf, ids=_drawn(shelf.ids, seed))
@@ -77,9 +79,13 @@ def make(
     found = by_lm(drawn, lm, questions, seed, left_out, show=show) if lm is not None else []
     found += by_rules(drawn, embedder, wanted, seed, show=show)
     distinct = without_near_duplicates(found, embedder, left_out)
-    judged = _judged(source, distinct, left_out, show)
-    kept = [one.question for one in balanced(judged, questions, seed)]
-    left_out["more than wanted, or out of balance"] = len(judged) - len(kept)
+    if in_balance:
+        judged = _judged(source, distinct, left_out, show)
+        kept = [one.question for one in balanced(judged, questions, seed)]
+        left_out["more than wanted, or out of balance"] = len(judged) - len(kept)
+    else:
+        some = random.Random(seed).sample(distinct, min(questions, len(distinct)))
+        kept = [replace(one, relevant=(one.document,)) for one in some]
     if not kept:
         raise InvalidInput(
             f"No questions in balance could be made of {source.name}."
