@@ -148,8 +148,8 @@ def made_queries(parts: Parts, scope: Scope, collection: Collection) -> Iterator
     picked = [ids[number * len(ids) // most] for number in range(most)]
     read = partial(_document, parts, scope, collection)
     counted = Words()
-    for document in filter(None, map(read, picked)):
-        counted.add(document.text)
+    for found in filter(None, map(read, picked)):
+        counted.add(found.text)
     for number, document_id in enumerate(picked):  # read again: they may not fit into memory
         document = read(document_id)
         if document is not None and (text := question_of(document, counted, number)):
