@@ -69,10 +69,10 @@ def balanced(judged: Sequence[Judged], most: int, seed: int = 0) -> list[Judged]
     while len(found) < most:
         behind = -1 if ahead > 0 else 1
         turns = (0, behind) if len(found) % 2 else (behind, 0)
-        pile = next((piles[sign] for sign in turns if piles[sign]), None)
-        if pile is None:
+        left = [piles[sign] for sign in turns if piles[sign]]
+        if not left:
             break
-        found.append(pile.pop())
+        found.append(left[0].pop())
         ahead += found[-1].difference
     return found
 

@@ -38,7 +38,7 @@ class Vocabulary:
         if word not in self.at:
             return None
         cosines = self.vectors @ self.vectors[self.at[word]]
-        for row in np.argsort(-cosines, kind="stable")[:LOOKED_AT]:
+        for row in map(int, np.argsort(-cosines, kind="stable")[:LOOKED_AT]):
             if cosines[row] < NEAR:
                 return None
             if not _is_a_form(word, self.words[row]):
