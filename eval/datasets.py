@@ -117,11 +117,17 @@ def _opened(folder: Path, qrels: str) -> dict[str, str]:
 
 def write_dataset(folder: Path, dataset: Dataset, qrels: str = "test") -> None:
     """In the BEIR layout, for `load_dataset` and everybody else."""
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "corpus.jsonl", (
         {"_id": id_, "title": dataset.titles[id_], "text": text}
         for id_, text in dataset.texts.items()
     ))  # fmt: skip
+    write_judgements(folder, dataset, qrels)
+
+
+def write_judgements(folder: Path, dataset: Dataset, qrels: str = "test") -> None:
+    """Without the corpus, for `load_judgements`. Raises InvalidInput for ids that do not fit."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     _write(
         folder / "queries.jsonl", ({"_id": id_, "text": t} for id_, t in dataset.queries.items())
     )
@@ -132,11 +138,17 @@ def write_dataset(folder: Path, dataset: Dataset, qrels: str = "test") -> None:
         )
     rows = ["\t".join(_HEADER)]
     rows += [
-        f"{query}\t{document}\t{score}"
+        f"{_cell(query)}\t{_cell(document)}\t{score}"
         for query, judged in dataset.qrels.items()
         for document, score in judged.items()
     ]
     (folder / "qrels" / f"{qrels}.tsv").write_text("\n".join(rows) + "\n", "utf8")
+
+
+def _cell(id_: str) -> str:
+    if id_.splitlines() != [id_] or "\t" in id_:
+        raise InvalidInput(f"A judgement cannot hold the id {id_!r}: it has tabs or line breaks.")
+    return id_
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:

@@ -1,15 +1,16 @@
 """Two indexes of one collection, asked the same questions: what each finds, and how fast.
 
-Questions come from a file, or are made of the collection: a heading or a sentence out of a document
-must find that document again (known-item search). Such questions share their words with what they
-look for, which BM25 finds whatever the embedder is worth; so `dense` is reported beside `hybrid`,
-and what dense search loses counts as well. Neither is reranked.
+Questions come from a file, or are made of the collection (`rag.known_items`): what was made of a
+document must find that document again (known-item search). Such questions share their words with
+what they look for, which BM25 finds whatever the embedder is worth; so `dense` is reported beside
+`hybrid`, and what dense search loses counts as well. Neither is reranked.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Literal
 
@@ -19,9 +20,9 @@ from rag.catalog import Collection
 from rag.choices import choices
 from rag.collection import index_of
 from rag.errors import InvalidInput, ModelUnavailable, NotFound, PipelineMismatch
+from rag.known_items import KINDS, Words, made_of, some_sentence
 from rag.parts import Parts
 from rag.retrieve import retrieve
-from rag.sentences import sentence_spans
 from rag.types import Document, Scope
 from rag.work import Priority, current_work, working
 
@@ -30,8 +31,6 @@ MODES: tuple[Mode, ...] = ("dense", "hybrid")
 DEPTH = 10
 MOST_QUERIES = 10_000
 ROUNDING = 1e-9  # 0.9 - 0.88 is a little more than 0.02
-WINDOW_CHARS = 4000  # of a document, out of which a sentence is taken
-LEAST_SENTENCE, MOST_SENTENCE = 40, 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,24 +145,23 @@ def made_queries(parts: Parts, scope: Scope, collection: Collection) -> Iterator
     """
     ids = parts.builds.ids(collection)
     most = min(parts.settings.compare_queries, len(ids))
-    for number in range(most):
-        document_id = ids[number * len(ids) // most]
-        document = _document(parts, scope, collection, document_id)
-        if document is not None and (text := question_of(document, number)):
+    picked = [ids[number * len(ids) // most] for number in range(most)]
+    read = partial(_document, parts, scope, collection)
+    counted = Words()
+    for found in filter(None, map(read, picked)):
+        counted.add(found.text)
+    for number, document_id in enumerate(picked):  # read again: they may not fit into memory
+        document = read(document_id)
+        if document is not None and (text := question_of(document, counted, number)):
             yield Query(text[: parts.settings.max_question_chars], (document_id,))
 
 
-def question_of(document: Document, number: int) -> str:
-    """A heading (of every other document that has some), or a sentence from somewhere inside."""
-    titles = [heading.title for heading in document.headings if len(heading.title.split()) > 1]
-    if titles and number % 2 == 0:
-        return titles[number % len(titles)]
-    start = len(document.text) * (number % 5) // 5
-    window = document.text[start : start + WINDOW_CHARS]
-    sentences = [" ".join(window[a:b].split()) for a, b in sentence_spans(window)]
-    whole = sentences[1:] if start and len(sentences) > 1 else sentences  # the first is cut
-    long_enough = (one for one in whole if len(one) >= LEAST_SENTENCE)
-    return next(long_enough, max(sentences, key=len, default=""))[:MOST_SENTENCE]
+def question_of(document: Document, collection: Words, number: int) -> str:
+    """A question by rules, of another kind for the next number; a sentence where none makes one."""
+    made = made_of(document, collection, str(number))
+    kind = KINDS[number % len(KINDS)]
+    found = [one.text for one in made if one.kind == kind] or [one.text for one in made]
+    return found[0] if found else some_sentence(document, number)
 
 
 def _compared(

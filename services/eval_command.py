@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rag.errors import MissingExtra
+from rag.errors import InvalidInput, MissingExtra
 
 app = typer.Typer(help="Measure retrieval and answers, offline.", no_args_is_help=True)
 
@@ -131,6 +131,40 @@ def tasks_of_mteb(
     with configured(profile, reranker=reranker) as model:
         experiment = run(model, tasks, home)
     show_scores(out, experiment)
+
+
+@app.command(name="make")
+def make_set(
+    collection: Annotated[str, typer.Argument(help="A collection in Ragstone.")] = "",
+    folder: Annotated[
+        Path | None, typer.Option("--folder", "-o", help="Where the set is written.")
+    ] = None,
+    questions: Annotated[int, typer.Option(min=1, help="How many are wanted.")] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed, other questions.")] = 0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Do two kinds of its questions order systems alike?")
+    ] = False,
+    reviewed: Annotated[
+        Path | None, typer.Option(help="An edited review.tsv: writes the set that it leaves.")
+    ] = None,
+    home: Home = HOME,
+    data: Data = None,
+    profile: Profile = None,
+) -> None:
+    """Make questions about a collection that nobody has judged, to measure retrieval with."""
+    from eval.made_command import check_collection, make_collection, review
+    from rag.orchestrator import Orchestrator
+
+    if reviewed is not None:
+        review(out, reviewed, folder or reviewed.parent)
+        return
+    if not collection:
+        raise InvalidInput("Of which collection?", hint="Run: rag eval make COLLECTION.")
+    with Orchestrator.open(data, profile=profile) as rag:
+        target = folder or home / f"made-{collection}"
+        made = make_collection(out, rag, collection, target, questions, seed)
+        if check:
+            check_collection(out, rag, collection, made, target, home, seed)
 
 
 @app.command(name="ls")

@@ -5,6 +5,7 @@ import pytest
 from rag.builds import Query
 from rag.compare import Compared, Comparison, Found, Size, is_worse, question_of, read_queries
 from rag.errors import InvalidInput
+from rag.known_items import Words
 from rag.types import Document, Heading
 
 SIZE = Size("m", 10, 4, 160)
@@ -67,13 +68,25 @@ def test_wrong_queries_are_refused(text, says):
         read_queries(text)
 
 
-def test_questions_are_headings_and_sentences_in_turn():
-    sentences = [f"The lamp of tower {n} was lit in the year 18{n:02}." for n in range(10)]
-    text = " ".join(sentences)
-    headings = (Heading(0, 1, "Lamps"), Heading(0, 2, "Of the towers"))
+def test_questions_are_of_every_kind_in_turn():
+    text = (
+        "The towers\nA fog signal is a device that warns ships by sound. "
+        "The lamp of Longstone was lit in 1826 by keepers from Trinity House."
+    )
+    headings = (Heading(0, 1, "The towers"),)
     document = Document(text, "T", "text/plain", headings=headings)
-    assert question_of(document, 0) == "Of the towers"  # one word asks for nothing
-    assert question_of(document, 1) in sentences
-    assert question_of(document, 3) in sentences
-    assert question_of(document, 1) != question_of(document, 3)
-    assert question_of(Document("Fog.", "T", "text/plain"), 0) == "Fog."
+    collection = Words()
+    collection.add(text)
+    assert question_of(document, collection, 0) == "The towers"
+    assert question_of(document, collection, 1) in {
+        "What is a fog signal?",
+        "What is a device that warns ships by sound?",
+    }
+    assert "which year" in question_of(document, collection, 2) or "who or what" in question_of(
+        document, collection, 2
+    )
+    assert question_of(document, collection, 3)
+
+
+def test_where_no_rule_fits_a_sentence_is_the_question():
+    assert question_of(Document("Fog.", "T", "text/plain"), Words(), 0) == "Fog."
