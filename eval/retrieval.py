@@ -22,7 +22,7 @@ from eval.datasets import Dataset, open_dataset
 from eval.experiments import HOME, Experiment, Values, begin
 from eval.measures import STANDARD, parse_measures, per_question
 from eval.pool import LIMIT, Pool, Searchable
-from eval.runs import read_run, write_run
+from eval.runs import write_run
 from eval.statistics import Interval, interval
 from eval.systems import System, run_of, seconds_of, standard
 from eval.vectors import open_embedder
@@ -116,12 +116,6 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "tokens": row.tokens,
         "quality": {m: [i.mean, i.low, i.high] for m, i in row.quality.items()},
     }
-
-
-def imported(dataset: Dataset, path: Path, measures: Sequence[Measure]) -> tuple[str, Values]:
-    """(name, values) of another system's run, from a TREC run file."""
-    run = read_run(path)
-    return run.name, per_question(dataset.qrels, run, measures)
 
 
 def show(console: Console, experiment: Experiment, rows: Sequence[Row], title: str) -> None:
