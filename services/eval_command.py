@@ -1,5 +1,6 @@
 """`rag eval`: is this change better, and am I sure? Needs the extra `eval`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rag.errors import MissingExtra
+from rag.errors import InvalidInput, MissingExtra
 
 app = typer.Typer(help="Measure retrieval and answers, offline.", no_args_is_help=True)
 
@@ -64,6 +65,49 @@ def retrieval(
         depths = tuple(depth or DEPTHS) if source.reranker is not None else ()
         experiment, rows = evaluate(judged, source, standard(blend, depths), measures, home)
     show(out, experiment, rows, f"{collection}, {len(judged.qrels)} questions of {judged.name}")
+
+
+@app.command()
+def tune(
+    collection: Annotated[str, typer.Argument(help="A collection in Ragstone.")],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="queries.jsonl and qrels/: a folder.", show_default=False)
+    ] = None,
+    qrels: Annotated[str, typer.Option(help="Which file of qrels/.")] = "test",
+    budget_ms: Annotated[float, typer.Option(help="What a search may take.")] = 300.0,
+    percentile: Annotated[float, typer.Option(help="In so many of 100 questions.")] = 95.0,
+    margin: Annotated[float, typer.Option(help="Of nDCG@10 that may be lost.")] = 0.01,
+    least: Annotated[int, typer.Option(help="Refuse to tune on fewer questions.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the halves, and of every draw.")] = 0,
+    write: Annotated[
+        bool, typer.Option("--write/--dry-run", help="Search the collection so from now on.")
+    ] = False,
+    back: Annotated[
+        bool, typer.Option("--back", help="Return to the settings before the last tuning.")
+    ] = False,
+    home: Home = HOME,
+    data: Data = None,
+    profile: Profile = None,
+) -> None:
+    """Choose how to search a collection, on half of the questions; prove it on the other half."""
+    from eval import tune as tuning
+    from eval.adopt import adopt
+    from eval.adopt import back as go_back
+    from rag.orchestrator import Orchestrator
+
+    if back == (dataset is not None):
+        raise InvalidInput("Tuning needs a folder with questions, or --back and none.")
+    terms = tuning.Terms(budget_ms, percentile, margin, least, seed)
+    with Orchestrator.open(data, profile=profile) as rag:
+        if dataset is None:
+            before = json.dumps(go_back(rag, collection))
+            out.print(f"{collection} is back to {before}", markup=False)
+            return
+        tuned = tuning.tune_collection(rag, collection, dataset, terms, qrels=qrels, home=home)
+        tuning.show(out, tuned, collection)
+        if write and tuned.settings:
+            changed = adopt(rag, collection, tuned.settings)
+            out.print("written; --back returns to those of before" if changed else "so already")
 
 
 @app.command(name="ls")
