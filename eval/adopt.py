@@ -17,10 +17,10 @@ def adopt(rag: Orchestrator, name: str, settings: Mapping[str, Any]) -> bool:
     """
     own = _own(rag, name)
     kept = {key: own[key] for key in ("context_tokens", "least_support") if key in own}
-    wanted = {**kept, **settings}
+    wanted: dict[str, Any] = {**kept, **settings}
     if wanted == own:
         return False
-    changed = {**dict.fromkeys(NAMES), **wanted, shelf.BEFORE_TUNING: own}
+    changed = {**_unset(), **wanted, shelf.BEFORE_TUNING: own}
     shelf.update(rag.parts, rag.scope, name, settings=changed)
     return True
 
@@ -34,7 +34,7 @@ def back(rag: Orchestrator, name: str) -> dict[str, Any]:
             f"Collection {name!r} keeps no settings of before a tuning.",
             hint="`rag eval tune COLLECTION FOLDER --write` keeps them.",
         )
-    changed = {**dict.fromkeys(NAMES), **before, shelf.BEFORE_TUNING: None}
+    changed = {**_unset(), **before, shelf.BEFORE_TUNING: None}
     shelf.update(rag.parts, rag.scope, name, settings=changed)
     return dict(before)
 
@@ -42,3 +42,7 @@ def back(rag: Orchestrator, name: str) -> dict[str, Any]:
 def _own(rag: Orchestrator, name: str) -> dict[str, Any]:
     found = rag.parts.catalog.collection(rag.scope, name)
     return {key: value for key, value in found.settings.items() if key in NAMES}
+
+
+def _unset() -> dict[str, Any]:
+    return dict.fromkeys(NAMES, None)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import track
 
 from eval.choose import gate, within_noise
@@ -100,17 +101,18 @@ def choose_budget(
         return Budget(None, why)
     at = next(i for i in range(len(budgets)) if within_noise(mine[:, -2] - mine[:, i]))
     found = gate("that of now", others[:, at], others[:, -1], MAY_LOSE, seed=seed)
-    shares = [
-        dict(zip(budgets, map(float, half.mean(axis=0)[:-1]), strict=True))
-        for half in (mine, others)
-    ]
     return Budget(
         budgets[at] if found.passed else None,
         f"{budgets[at]} tokens, {found}",
-        *shares,
+        _shares(budgets, mine),
+        _shares(budgets, others),
         now=float(others[:, -1].mean()),
         worse=found.difference.high < 0,
     )
+
+
+def _shares(budgets: Sequence[int], found: NDArray[np.float64]) -> dict[int, float]:
+    return dict(zip(budgets, map(float, found.mean(axis=0)[:-1]), strict=True))
 
 
 def fit_threshold(

@@ -20,7 +20,6 @@ from rag.rerank import Frequencies, Reranker
 from rag.retrieve import Mode
 from rag.types import Hit
 
-TIMED = 60  # questions, asked of models that have read nothing before
 TIMED_DEPTH = 20  # candidates that are read to time one
 
 Fusion = tuple[Mode, str, float]
@@ -109,10 +108,16 @@ class Cold:
 
 
 def time_questions(
-    pool: Pool, source: Searchable, questions: Mapping[str, str], *, seed: int, show: bool
+    pool: Pool,
+    source: Searchable,
+    questions: Mapping[str, str],
+    count: int,
+    *,
+    seed: int,
+    show: bool,
 ) -> Pool:
-    """Time a sample of the questions, one by one, and keep it in the pool."""
-    picked = random.Random(seed).sample(sorted(questions), min(TIMED, len(questions)))
+    """Time so many of the questions, one by one, and keep it in the pool."""
+    picked = random.Random(seed).sample(sorted(questions), min(count, len(questions)))
     reranked = System("timed", Choices("dbsf", rerank_limit=TIMED_DEPTH))
     cold = Cold(source)
     ask(cold, picked[0], questions[picked[0]], [reranked])  # models load and compile at the first

@@ -62,6 +62,7 @@ class Terms:
     margin: float = 0.01
     least: int = 100
     seed: int = 0
+    timed: int = 60
 
 
 AGREED = Terms()  # unless told otherwise
@@ -85,7 +86,8 @@ class Swept:
 
     def held_out(self, at: int) -> Values:
         """Its values on the half that it was not chosen on."""
-        return self.values[at][~self.tuning]
+        found: Values = self.values[at][~self.tuning]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +233,9 @@ def tune_collection(
 
 def _timings(judged: Dataset, timed: Searchable, terms: Terms, home: Path, progress: bool) -> Pool:
     """A sample of the questions, timed by themselves: `ranking` costs next to nothing."""
-    made_from = {"source": timed.fingerprint(), "seed": terms.seed}
+    made_from = {"source": timed.fingerprint(), "seed": terms.seed, "timed": terms.timed}
     pool = _pool("timing", made_from, judged, home)
-    return time_questions(pool, timed, _asked(judged), seed=terms.seed, show=progress)
+    return time_questions(pool, timed, _asked(judged), terms.timed, seed=terms.seed, show=progress)
 
 
 def _sweep(
@@ -508,6 +510,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--margin", type=float, default=AGREED.margin)
     parser.add_argument("--least", type=int, default=AGREED.least, help="questions, or refuse")
     parser.add_argument("--seed", type=int, default=0, help="of the halves, and of every draw")
+    parser.add_argument("--timed", type=int, default=AGREED.timed, help="questions to time")
     parser.add_argument("--questions", type=int, help="at most so many, the first by id")
     parser.add_argument("--out", type=Path, default=HOME, help="where the experiment is kept")
     parser.add_argument("--cache", type=Path, default=CACHE, help="indexes and vectors")

@@ -79,6 +79,7 @@ def tune(
     margin: Annotated[float, typer.Option(help="Of nDCG@10 that may be lost.")] = 0.01,
     least: Annotated[int, typer.Option(help="Refuse to tune on fewer questions.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the halves, and of every draw.")] = 0,
+    timed: Annotated[int, typer.Option(help="Questions to time.", min=1)] = 60,
     write: Annotated[
         bool, typer.Option("--write/--dry-run", help="Search the collection so from now on.")
     ] = False,
@@ -97,7 +98,7 @@ def tune(
 
     if back == (dataset is not None):
         raise InvalidInput("Tuning needs a folder with questions, or --back and none.")
-    terms = tuning.Terms(budget_ms, percentile, margin, least, seed)
+    terms = tuning.Terms(budget_ms, percentile, margin, least, seed, timed)
     with Orchestrator.open(data, profile=profile) as rag:
         if dataset is None:
             before = json.dumps(go_back(rag, collection))

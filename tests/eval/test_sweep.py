@@ -64,7 +64,7 @@ def test_every_timed_question_finds_a_reranker_that_has_read_nothing(lighthouse,
 
     watched = Watched(source)
     asked = {"q1": "When was the light lit?", "q2": "Who built the Bell Rock lighthouse?"}
-    pool = time_questions(Pool(tmp_path / "t.jsonl"), watched, asked, seed=0, show=False)
+    pool = time_questions(Pool(tmp_path / "t.jsonl"), watched, asked, 60, seed=0, show=False)
     assert kept == [0, 0, 0]  # the first is asked to warm up
     assert {one.query for one in pool} == {"q1", "q2"}
     assert all(one.seconds["rerank"] > 0 for one in pool)

@@ -3,8 +3,8 @@
 import pytest
 
 from rag import types as t
-from rag.settings import Settings
-from rag.support import assess
+from rag.settings import PROFILES, Settings
+from rag.support import FEW, assess, calibration_key, calibration_of, calibrations
 
 
 class Parts:
@@ -42,3 +42,13 @@ def test_the_best_passage_has_to_have_a_chance_of_one_percent(logit, enough):
 
 def test_with_least_relevance_0_everything_is_answered():
     assert judged(-800.0, least_relevance=0)
+
+
+def test_a_fusion_that_nothing_was_fitted_for_is_judged_by_its_sentences_alone():
+    """The sentence's number is the same whatever the fusion, the fused score is not."""
+    starter = PROFILES["starter"].embedder
+    few = calibrations()[calibration_key(starter, FEW)]
+    assert few.fused == 0
+    assert calibration_of(starter, "weighted") == few
+    assert calibration_of(starter, "dbsf") != few
+    assert calibration_of("some/other", "dbsf") is None
