@@ -8,6 +8,8 @@ from rag.choices import NAMES
 from rag.errors import NotFound
 from rag.orchestrator import Orchestrator
 
+STAYING = {"context_tokens", "least_support"}  # unless tuning says something of them
+
 
 def adopt(rag: Orchestrator, name: str, settings: Mapping[str, Any]) -> bool:
     """Search a collection by these choices; those of before are kept with it, in the same write.
@@ -16,7 +18,7 @@ def adopt(rag: Orchestrator, name: str, settings: Mapping[str, Any]) -> bool:
     already: then what was kept before stays too.
     """
     own = _own(rag, name)
-    kept = {key: own[key] for key in ("context_tokens", "least_support") if key in own}
+    kept = {key: value for key, value in own.items() if key in STAYING}
     wanted: dict[str, Any] = {**kept, **settings}
     if wanted == own:
         return False

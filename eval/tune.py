@@ -314,23 +314,24 @@ def check_enough(judged: Dataset, least: int) -> None:
 def check_trustworthy(folder: Path) -> None:
     """Raise InvalidInput for a set made by a machine that does not order systems as people do.
 
-    made.json says so in `tau`, Kendall's with a set of real questions.
+    made.json says so in `tau`, Kendall's with the order by real questions. A set of a collection
+    without real questions has a `self_check` in its place, whose `tau` is that of its own parts.
     """
     path = folder / "made.json"
     if not path.exists():
         return
     try:
-        tau = json.loads(path.read_text("utf8"))["tau"]
-        tau = float(tau["mean"] if isinstance(tau, Mapping) else tau)
+        about = json.loads(path.read_text("utf8"))
+        tau = float(about["tau"] if "tau" in about else about["self_check"]["tau"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{path} does not say in `tau` how far the set can be trusted.",
-            hint="Make the set again, or remove the file if people wrote the questions.",
+            hint="Make the set again; remove the file where people wrote the questions.",
         ) from error
     if not tau >= LEAST_TAU:
         raise InvalidInput(
-            f"{folder} orders systems as real questions do with a tau of {tau:.2f} only, tuning"
-            f" needs {LEAST_TAU}.",
+            f"{folder} was made by a machine and is not to be trusted to choose by: its order of"
+            f" systems has a tau of {tau:.2f} only, tuning needs {LEAST_TAU}.",
             hint="Tune on questions that people asked.",
         )
 

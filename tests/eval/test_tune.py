@@ -187,12 +187,15 @@ def test_too_few_questions_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("tau", [0.42, {"mean": 0.42, "low": 0.1, "high": 0.7}])
-def test_a_made_set_that_orders_systems_otherwise_is_refused(tmp_path, tau):
+@pytest.mark.parametrize(
+    "about",
+    [{"tau": 0.42}, {"self_check": {"tau": 0.42}}, {"tau": 0.42, "self_check": {"tau": 0.9}}],
+)
+def test_a_made_set_that_orders_systems_otherwise_is_refused(tmp_path, about):
     check_trustworthy(tmp_path)  # people wrote it
     (tmp_path / "made.json").write_text(json.dumps({"tau": 0.6}))
     check_trustworthy(tmp_path)
-    (tmp_path / "made.json").write_text(json.dumps({"tau": tau}))
+    (tmp_path / "made.json").write_text(json.dumps(about))
     with pytest.raises(InvalidInput, match=r"a tau of 0\.42 only, tuning needs 0\.6"):
         check_trustworthy(tmp_path)
 
