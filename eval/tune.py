@@ -42,6 +42,7 @@ from rag.rerank import LateInteractionReranker, Reranker
 from rag.settings import PROFILES, Settings, load_settings
 
 MEASURE = "nDCG@10"
+LEAST_EVER = 20  # questions: halves by hash of fewer may be next to nothing
 LEAST_TAU = 0.6  # a made set that orders systems less like a real one does not choose between them
 
 
@@ -52,9 +53,10 @@ class Terms:
     `margin` is what the chosen system may be worse by, on the held-out half, at the one-sided 95 %
     bound: 0.01 of nDCG@10 is what one question in 37 loses when its answer moves from the first
     place to the second (1 - 1 / log2 3 = 0.37). With `least` 100 questions a half is 50; paired
-    differences of reranking have a standard deviation near 0.2, so that a gain of 0.06 is proven
-    four times in five ((1.645 + 0.842) * 0.2 / sqrt(50) - 0.01), which is about what reranking
-    gives where it helps. Fewer questions could hardly prove anything.
+    differences of late interaction to no reranking had standard deviations of 0.05 to 0.1, so that
+    a gain of 0.025 is proven four times in five ((1.645 + 0.842) * 0.1 / sqrt(50) - 0.01), which is
+    about what reranking gives where it helps. Fewer questions could hardly prove anything.
+    `timed` questions are asked one by one of models that have read nothing, to time a search.
     """
 
     budget_ms: float = 300.0
@@ -303,6 +305,10 @@ def _resolved(made: Choices, reranker: Reranker | None) -> Choices:
 
 def check_enough(judged: Dataset, least: int) -> None:
     """Raise InvalidInput for a set that could prove nothing."""
+    if least < LEAST_EVER:
+        raise InvalidInput(
+            f"Tuning on fewer than {LEAST_EVER} questions is chance: --least {least}."
+        )
     if len(judged.qrels) < least:
         raise InvalidInput(
             f"{judged.name} has {len(judged.qrels)} different questions, tuning needs {least}:"

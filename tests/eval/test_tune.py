@@ -184,6 +184,8 @@ def test_the_experiment_keeps_the_whole_grid_and_the_models_are_asked_once(tmp_p
 def test_too_few_questions_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="things has 99 different questions, tuning needs 100"):
         tune(judged(99), Simulated(1.0), Choices("dbsf"), Terms(), home=tmp_path)
+    with pytest.raises(InvalidInput, match="fewer than 20 questions is chance: --least 5"):
+        tune(judged(99), Simulated(1.0), Choices("dbsf"), Terms(least=5), home=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
