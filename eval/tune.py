@@ -107,7 +107,7 @@ class Row:
 class Tuned:
     """What came of it. `settings` are those to write, none where a gate did not pass.
 
-    `p` is that of reranking being no better than the best without; `detectable` the difference to
+    `p` is that of reranking being no better than going without; `detectable` the difference to
     the present settings that the held-out half would find.
     """
 
@@ -469,7 +469,7 @@ def show(console: Console, tuned: Tuned, title: str) -> None:
         )
     console.print(table)
     lines = [
-        f"reranking is no better than the best without: p = {tuned.p:.4f}",
+        f"reranking is no better than going without: p = {tuned.p:.4f}",
         *map(str, tuned.gates),
         f"the held-out half detects {tuned.detectable:.3f} against the present settings",
     ]

@@ -13,6 +13,7 @@ from eval.choose import (
     grid,
     named,
     reality_check,
+    reranking_p,
     simplest,
     standard_error,
     tuning_half,
@@ -106,6 +107,22 @@ def test_the_best_of_many_that_are_no_better_is_rarely_significant():
 
 def test_nothing_that_differs_is_not_better():
     assert reality_check(np.ones((3, 9)), np.ones(9)) == 1.0
+
+
+def test_the_reranking_of_the_defaults_is_tested_as_one_difference():
+    """2.5 standard errors: p = 0.006, twice that for two tests; 40 others that are noise take none.
+
+    As one of 41 it would have been p = 0.2.
+    """
+    rng = np.random.default_rng(3)
+    base = rng.random(100)
+    noise = rng.normal(0, 0.2, (41, 100))
+    noise -= noise.mean(axis=1, keepdims=True)
+    noise[0] += 2.5 * standard_error(noise[0])
+    systems = [plain(), reranked(20, 0.5), *(reranked(10, 0.6 + n / 100) for n in range(40))]
+    values = np.vstack([base, base + noise])
+    assert reranking_p(systems, values, 0, HOME) == pytest.approx(0.0124, abs=0.006)
+    assert reranking_p(systems, values, 0, Choices("rrf")) > 0.1  # nobody named it before
 
 
 def pool_of(questions: int, rng: np.random.Generator, quality: float) -> tuple[list[Pooled], dict]:
