@@ -471,8 +471,9 @@ def show(console: Console, tuned: Tuned, title: str) -> None:
     lines = [
         f"reranking is no better than going without: p = {tuned.p:.4f}",
         *map(str, tuned.gates),
-        f"the held-out half detects {tuned.detectable:.3f} against the present settings",
     ]
+    if tuned.detectable:  # 0: it is what is there now
+        lines.append(f"a difference that the held-out half would find: {tuned.detectable:.3f}")
     if tuned.budget is not None:
         lines.append(f"context: {tuned.budget.why}")
         shares = (f"{tokens}: {share:.3f}" for tokens, share in tuned.budget.held_out.items())
