@@ -21,9 +21,20 @@ LIMIT = 50  # of each retriever
 class Searchable(Protocol):
     """What questions are put to: a test collection, or one of a user's own."""
 
-    name: str
-    reranker: Reranker | None
-    frequencies: Frequencies
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """What scores its candidates."""
+        ...
+
+    @property
+    def frequencies(self) -> Frequencies:
+        """In how many of its chunks tokens occur."""
+        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that its candidates depend on."""

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from eval.collection import Collection, indexed
+from eval.contexts import Evidence, evidence
 from eval.datasets import Dataset, load_dataset
 from eval.vectors import open_embedder
-from rag.pack import pack
-from rag.quote import gather
+from rag.choices import Choices
 from rag.rerank import LateInteractionReranker, rerank
 from rag.settings import PROFILES, Settings
 from rag.support import CALIBRATION, FEW, calibration_key
@@ -86,24 +87,26 @@ def _measure(
         hits, _ = collection.retrieve(dataset.queries[query])
         without = [hit for hit in hits if hit.chunk.document_id not in gold]
         for label, candidates in ((1, hits), (0, without)):
-            found, row = _features(dataset.queries[query], candidates, collection, late_interaction)
-            if label == 1 and not found & set(gold):
+            read = _evidence(dataset.queries[query], candidates, collection, late_interaction, gold)
+            if label == 1 and not read.answerable:
                 continue  # retrieval missed it: what stands in the context does not answer
-            rows.append(row)
+            rows.append((read.sentence, read.fused))
             labels.append(label)
             groups.append(query)
     return np.array(rows), np.array(labels), groups
 
 
-def _features(
-    question: str, hits: list[Hit], collection: Collection, scorer: LateInteractionReranker
-) -> tuple[set[str], tuple[float, float]]:
+def _evidence(
+    question: str,
+    hits: list[Hit],
+    collection: Collection,
+    scorer: LateInteractionReranker,
+    gold: Mapping[str, int],
+) -> Evidence:
     settings = Settings()
     best, _ = rerank(question, hits, scorer, settings.rerank_limit, collection.frequencies)
-    context = pack(best, budget=settings.context_tokens, count_tokens=scorer.count_tokens)
-    evidence = gather(question, context, scorer, collection.frequencies)
-    fused = max(hit.scores.fused or 0.0 for hit in best)
-    return {passage.document_id for passage in context.passages}, (evidence.best, fused)
+    made = Choices(settings.fusion, context_tokens=settings.context_tokens)
+    return evidence(question, best, collection, scorer, made, gold, scorer.count_tokens)
 
 
 def _options() -> argparse.Namespace:

@@ -78,14 +78,19 @@ def rank(pooled: Pooled, system: System) -> list[tuple[str, float]]:
     What lies behind the reranked ones follows as it was. Raises KeyError when the pool does not
     hold the relevance of a candidate that the system reranks.
     """
-    found = fused(pooled, system)
-    head, tail = found[: system.choices.rerank_limit], found[system.choices.rerank_limit :]
+    return reordered(fused(pooled, system), pooled.relevance, system.choices)
+
+
+def reordered(
+    found: Sequence[tuple[str, float]], relevance: Mapping[str, float], choices: Choices
+) -> list[tuple[str, float]]:
+    """Fused candidates, best first, after reranking: what `rank` makes of them."""
+    head, tail = list(found[: choices.rerank_limit]), list(found[choices.rerank_limit :])
     if not head:
-        return found
-    relevance = np.array([pooled.relevance[point] for point, _ in head], dtype=np.float32)
+        return tail
+    read = np.array([relevance[point] for point, _ in head], dtype=np.float32)
     before = np.array([score for _, score in head], dtype=np.float32)
-    blend = system.choices.rerank_blend
-    scores = blended(relevance, before, 1.0 if blend is None else blend)
+    scores = blended(read, before, 1.0 if choices.rerank_blend is None else choices.rerank_blend)
     order = sorted(range(len(head)), key=lambda i: (-float(scores[i]), head[i][0]))
     return [(head[i][0], float(scores[i])) for i in order] + tail
 

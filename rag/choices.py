@@ -18,6 +18,8 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
     "context_tokens": (int, 64, 1_000_000),
     "least_support": (float, 0, 1),
 }
+LEAST_PASSAGES = 5  # that an answer is looked for in
+UNRANKED_PASSAGES = 20  # the same where nothing is reranked: the context budget is what ends it
 NAMES = frozenset({"fusion", *RANGES})
 
 
@@ -59,6 +61,11 @@ def chosen_instead(collection: Collection, own: Mapping[str, Any]) -> Collection
         )
     check_choices(own)
     return replace(collection, settings={**collection.settings, **own})
+
+
+def answered_from(choices: Choices) -> int:
+    """How many of the best hits an answer is looked for in."""
+    return max(choices.rerank_limit or UNRANKED_PASSAGES, LEAST_PASSAGES)
 
 
 def check_choices(given: Mapping[str, Any]) -> None:

@@ -21,7 +21,8 @@ from rag.types import Scope
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"bm25_language", *choices.NAMES}
+BEFORE_TUNING = "before_tuning"  # the choices that tuning replaced, to go back to
+SETTINGS = {"bm25_language", BEFORE_TUNING, *choices.NAMES}
 
 
 def create(
@@ -123,6 +124,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             hint=f"There are: {', '.join(sorted(SETTINGS))}.",
         )
     choices.check_choices(settings)
+    before = settings.get(BEFORE_TUNING, {})
+    if not isinstance(before, Mapping) or not set(before) <= choices.NAMES:
+        raise InvalidInput(f"{BEFORE_TUNING} holds choices by their names.")
+    choices.check_choices(before)
     bm25(str(settings.get("bm25_language", "english")))
 
 

@@ -18,7 +18,7 @@ from rag import types as t
 from rag.answer import compose
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
-from rag.choices import choices, chosen_instead
+from rag.choices import answered_from, choices, chosen_instead
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
@@ -39,8 +39,6 @@ from rag.split import split_document
 from rag.store.filters import parse_filter
 from rag.support import assess
 from rag.timing import Timings
-
-LEAST_PASSAGES = 5  # that an answer is looked for in, also where nothing is reranked
 
 
 class Orchestrator:
@@ -93,7 +91,7 @@ class Orchestrator:
         with timings.stage("condense"):
             standalone, notes = condense(question, history, generator)
         chosen = choices(shelved, parts.settings)
-        limit = limit or max(chosen.rerank_limit, LEAST_PASSAGES)
+        limit = limit or answered_from(chosen)
         found = self._search(standalone, shelved, filter=filter, limit=limit)
         timings.add(found.timings)
         yield t.Retrieved(found.hits)

@@ -4,9 +4,10 @@ Where a calibration exists for the models that run (`calibration.json`, fitted b
 `python -m eval.support` on questions whose answers were held out of a collection), a logistic
 regression decides over two numbers: the weighted MaxSim of the best sentence, and the fused score
 of the best hit. Among few candidates the fused score means nothing (it tells how far a hit stands
-out from the others), so there the first number decides alone. Elsewhere only the obvious is
-refused: what a cross-encoder gives less than `least_relevance` (1 %) of answering. The answer says
-"uncalibrated" then.
+out from the others), so there the first number decides alone; so it does for a fusion that nothing
+was fitted for, because the first number is the same whatever the fusion. Elsewhere only the obvious
+is refused: what a cross-encoder gives less than `least_relevance` (1 %) of answering. The answer
+says "uncalibrated" then.
 """
 
 import json
@@ -76,8 +77,7 @@ def _calibration(request: Request, found: SearchResult, parts: Parts) -> Calibra
         return None
     few = found.candidates < parts.settings.retrieve_limit
     fusion = FEW if few else choices(request.collection, parts.settings).fusion
-    embedder = request.collection.pipeline["embedder"]["id"]
-    return calibrations().get(calibration_key(embedder, fusion))
+    return calibration_of(request.collection.pipeline["embedder"]["id"], fusion)
 
 
 def _uncalibrated(found: SearchResult, parts: Parts, least: float) -> Support:
@@ -91,6 +91,13 @@ def _uncalibrated(found: SearchResult, parts: Parts, least: float) -> Support:
 
 def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0  # beyond that exp overflows
+
+
+def calibration_of(embedder: str, fusion: str) -> Calibration | None:
+    """The calibration that is shipped for this embedder; `fusion` may be FEW."""
+    known = calibrations()
+    few = known.get(calibration_key(embedder, FEW))
+    return known.get(calibration_key(embedder, fusion), few)
 
 
 def calibration_key(embedder: str, fusion: str) -> str:

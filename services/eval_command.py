@@ -1,5 +1,6 @@
 """`rag eval`: is this change better, and am I sure? Needs the extra `eval`."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -165,6 +166,50 @@ def make_set(
         made = make_collection(out, rag, collection, target, questions, seed)
         if check:
             check_collection(out, rag, collection, made, target, home, seed)
+
+
+@app.command()
+def tune(
+    collection: Annotated[str, typer.Argument(help="A collection in Ragstone.")],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="queries.jsonl and qrels/: a folder.", show_default=False)
+    ] = None,
+    qrels: Annotated[str, typer.Option(help="Which file of qrels/.")] = "test",
+    budget_ms: Annotated[float, typer.Option(help="What a search may take.")] = 300.0,
+    percentile: Annotated[float, typer.Option(help="In so many of 100 questions.")] = 95.0,
+    margin: Annotated[float, typer.Option(help="Of nDCG@10 that may be lost.")] = 0.01,
+    least: Annotated[int, typer.Option(help="Refuse to tune on fewer questions.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the halves, and of every draw.")] = 0,
+    timed: Annotated[int, typer.Option(help="Questions to time.", min=1)] = 60,
+    write: Annotated[
+        bool, typer.Option("--write/--dry-run", help="Search the collection so from now on.")
+    ] = False,
+    back: Annotated[
+        bool, typer.Option("--back", help="Return to the settings before the last tuning.")
+    ] = False,
+    home: Home = HOME,
+    data: Data = None,
+    profile: Profile = None,
+) -> None:
+    """Choose how to search a collection, on half of the questions; prove it on the other half."""
+    from eval import tune as tuning
+    from eval.adopt import adopt
+    from eval.adopt import back as go_back
+    from rag.orchestrator import Orchestrator
+
+    if back == (dataset is not None):
+        raise InvalidInput("Tuning needs a folder with questions, or --back and none.")
+    terms = tuning.Terms(budget_ms, percentile, margin, least, seed, timed)
+    with Orchestrator.open(data, profile=profile) as rag:
+        if dataset is None:
+            before = json.dumps(go_back(rag, collection))
+            out.print(f"{collection} is back to {before}", markup=False)
+            return
+        tuned = tuning.tune_collection(rag, collection, dataset, terms, qrels=qrels, home=home)
+        tuning.show(out, tuned, collection)
+        if write and tuned.settings:
+            changed = adopt(rag, collection, tuned.settings)
+            out.print("written; --back returns to those of before" if changed else "so already")
 
 
 @app.command(name="ls")

@@ -1,7 +1,7 @@
 import pytest
 
 from rag import collection as shelf
-from rag.choices import Choices, check_choices, choices, chosen_instead
+from rag.choices import Choices, answered_from, check_choices, choices, chosen_instead
 from rag.errors import InvalidInput
 from rag.sources import Source
 
@@ -73,3 +73,9 @@ def test_what_is_chosen_decides_what_is_found(rag):
     blended = found(rerank_limit=2, rerank_blend=1.0)
     assert [hit.score for hit in blended.hits] == [hit.scores.rerank for hit in blended.hits]
     assert sorted(blended.hits, key=lambda hit: -hit.score) == list(blended.hits)
+
+
+def test_an_answer_is_looked_for_in_as_many_hits_where_nothing_is_reranked():
+    assert answered_from(Choices("dbsf", rerank_limit=20)) == 20
+    assert answered_from(Choices("dbsf", rerank_limit=0)) == 20
+    assert answered_from(Choices("dbsf", rerank_limit=2)) == 5

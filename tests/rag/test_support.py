@@ -3,8 +3,8 @@
 import pytest
 
 from rag import types as t
-from rag.settings import Settings
-from rag.support import assess
+from rag.settings import PROFILES, Settings
+from rag.support import FEW, assess, calibration_key, calibration_of, calibrations
 
 
 class Parts:
@@ -48,3 +48,13 @@ def test_with_least_relevance_0_everything_is_answered():
 def test_a_collections_own_threshold_counts_for_a_cross_encoder_too():
     assert judged(-800.0, {"least_support": 0.0})
     assert not judged(0.0, {"least_support": 0.6})  # a logit of 0 is an even chance
+
+
+def test_a_fusion_that_nothing_was_fitted_for_is_judged_by_its_sentences_alone():
+    """The sentence's number is the same whatever the fusion, the fused score is not."""
+    starter = PROFILES["starter"].embedder
+    few = calibrations()[calibration_key(starter, FEW)]
+    assert few.fused == 0
+    assert calibration_of(starter, "weighted") == few
+    assert calibration_of(starter, "dbsf") != few
+    assert calibration_of("some/other", "dbsf") is None
