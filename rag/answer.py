@@ -39,6 +39,7 @@ def compose(
         notes=(*notes, *generated.stream.notes, *cited.notes),
         passages=generated.context.passages,
         support=support.probability,
+        finish_reason=generated.stream.finish_reason or "stop",
     )
 
 

@@ -26,6 +26,10 @@ class TextStream(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Which parameters had no effect, and why."""
 
+    @property
+    def finish_reason(self) -> str | None:
+        """`stop`, `length` or `cancelled` once it has ended."""
+
     def __iter__(self) -> Iterator[str]: ...
     def __next__(self) -> str: ...
     def __enter__(self) -> Self: ...
@@ -148,6 +152,7 @@ class FixedText:
     pieces: Sequence[str]
     notes: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    finish_reason: str | None = "stop"
     _at: int = 0
 
     def __iter__(self) -> Self:

@@ -222,7 +222,7 @@ class Answer:
     """An answer and everything needed to check it.
 
     `passages` are what the generator read; `support` is how likely they hold an answer, None where
-    nothing judged that.
+    nothing judged that. `finish_reason` is `stop`, or `length` when the generator was not done.
     """
 
     text: str
@@ -238,6 +238,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     passages: tuple[Passage, ...] = ()
     support: float | None = None
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import azureml, backup, chat, ingestion, migration
+from services import azureml, backup, chat, ingestion, migration, openai
 from services.service import build, run
 
 
@@ -12,7 +12,14 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """Chat and ingestion over one Orchestrator: that of `settings`, or a given one."""
-    routers = [ingestion.router, migration.router, backup.router, chat.router, azureml.router]
+    routers = [
+        ingestion.router,
+        migration.router,
+        backup.router,
+        chat.router,
+        openai.router,
+        azureml.router,
+    ]
     return build("Ragstone", routers, settings, orchestrator)
 
 

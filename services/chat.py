@@ -10,8 +10,8 @@ from starlette.responses import Response
 from rag import types as t
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import azureml
-from services.events import EventStream
+from services import azureml, openai
+from services.events import EventStream, OwnWords
 from services.schemas import AskRequest, AskResponse, SearchRequest, SearchResponse
 from services.service import CLIENT_GONE, Running, Service, build, run
 from services.threads import first, last, unless_gone
@@ -69,7 +69,7 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The chat service alone."""
-    routers = [router, azureml.router]
+    routers = [router, openai.router, azureml.router]
     return build("Ragstone chat", routers, settings, orchestrator, ingests=False)
 
 
@@ -107,7 +107,8 @@ async def ask(
     if body.stream:
         begun = await first(events, request.receive)
         if begun is not None:
-            return EventStream(begun, events, request.url.path)
+            path = request.url.path
+            return EventStream(begun, events, path, OwnWords(path))
     else:
         answer = await last(events, request.receive)
         if isinstance(answer, t.Answer):

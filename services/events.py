@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
+from typing import Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,6 +15,9 @@ from services.schemas import AskResponse, CitationOut, HitOut, Wire
 from services.threads import Stream, unless_gone
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M")
+M_contra = TypeVar("M_contra", contravariant=True)
 
 KEEP_ALIVE_SECONDS = 15.0  # proxies close a connection on which nothing comes for a minute
 KEEP_ALIVE = b": waiting\n\n"
@@ -31,7 +35,20 @@ class TokenEvent(Wire):
     text: str
 
 
-class EventStream(Response):
+class Words(Protocol[M_contra]):
+    """How what is made goes over the wire."""
+
+    def of(self, made: M_contra) -> bytes:
+        """The next thing that was made; empty when the client is told nothing of it."""
+
+    def end(self) -> bytes:
+        """Behind the last."""
+
+    def error(self, error: Exception) -> bytes:
+        """In place of the rest."""
+
+
+class EventStream(Response, Generic[M]):
     """Sends events as they come; when the client goes, what makes them is stopped.
 
     `first` has been taken from `events` already: errors before it are ordinary problems.
@@ -39,7 +56,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: t.AnswerEvent, events: Stream[t.AnswerEvent], path: str) -> None:
+    def __init__(self, first: M, events: Stream[M], path: str, words: Words[M]) -> None:
         self.status_code = 200
         self.background = None
         # A buffering proxy would hold the pieces back until the answer is complete.
@@ -47,6 +64,7 @@ class EventStream(Response):
         self._first = first
         self._events = events
         self._path = path
+        self._words = words
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -60,25 +78,46 @@ class EventStream(Response):
         try:
             await send(start)
             async for data in self._encoded():
+                if not data:
+                    continue
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except OSError:
             log.debug("the client of %s went away", self._path)
 
     async def _encoded(self) -> AsyncIterator[bytes]:
-        yield encode(self._first)
+        yield self._words.of(self._first)
         try:
             while True:
                 while not await self._events.ready(KEEP_ALIVE_SECONDS):
                     yield KEEP_ALIVE
-                yield encode(await anext(self._events))
+                yield self._words.of(await anext(self._events))
         except StopAsyncIteration:
-            return
+            yield self._words.end()
         except RagError as error:
-            yield event("error", json.dumps(problem(error, self._path)))
+            yield self._words.error(error)
         except Exception as error:
             log.error("the answer broke off", exc_info=error)
-            yield event("error", json.dumps(problem(error, self._path)))
+            yield self._words.error(error)
+
+
+class OwnWords:
+    """The events of `/v1/ask`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def of(self, made: t.AnswerEvent) -> bytes:
+        """One event of an answer."""
+        return encode(made)
+
+    def end(self) -> bytes:
+        """The last event holds the whole answer: nothing more."""
+        return b""
+
+    def error(self, error: Exception) -> bytes:
+        """The problem object."""
+        return event("error", json.dumps(problem(error, self._path)))
 
 
 AnswerWire = RetrievalEvent | TokenEvent | CitationOut | AskResponse
