@@ -1,0 +1,93 @@
+"""The clients that people use, each in a streamed and cited conversation with a running server."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from rag.orchestrator import Orchestrator
+from rag.types import Scope
+from services.app import create_app
+from tests.services.serving import BELL_ROCK, running
+
+ASKED = "Who built the Bell Rock lighthouse?"
+NAME = "clients"
+
+
+@pytest.fixture(scope="module")
+def base(parts):
+    """The address of a running server, with a collection."""
+    with running(create_app(orchestrator=Orchestrator(parts, Scope("default")))) as client:
+        assert client.post("/v1/collections", json={"name": NAME}).status_code == 201
+        document = {"id": "bell-rock", "title": "Bell Rock", "text": BELL_ROCK}
+        sent = {"collection": NAME, "documents": [document]}
+        assert client.post("/v1/documents?wait=true", json=sent).status_code == 200
+        yield str(client.base_url).rstrip("/")
+        client.delete(f"/v1/collections/{NAME}")
+
+
+def test_the_official_client(base):
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="none") as client:
+        assert NAME in {model.id for model in client.models.list()}
+        turns = [{"role": "user", "content": ASKED}]
+        stream = client.chat.completions.create(
+            model=NAME, messages=turns, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert "Robert Stevenson" in text
+        assert chunks[-1].usage.total_tokens == 0, "quoting reads no tokens of a language model"
+        assert chunks[-2].ragstone["citations"][0]["document_id"] == "bell-rock"
+        turns += [{"role": "assistant", "content": text}, {"role": "user", "content": ASKED}]
+        whole = client.chat.completions.create(
+            model=NAME, messages=turns, extra_body={"ragstone": {"limit": 3}}
+        )
+        cited = whole.choices[0].message.annotations[0].url_citation
+        assert whole.choices[0].message.content[cited.start_index : cited.end_index] == "[1]"
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            client.chat.completions.create(model="gpt-4o", messages=turns)
+        with pytest.raises(openai.BadRequestError, match="'n' is not supported"):
+            client.chat.completions.create(model=NAME, messages=turns, n=2)
+
+
+def test_the_official_client_reads_the_embeddings(base, parts):
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{base}/v1", api_key="none") as client:
+        made = client.embeddings.create(model=parts.embedder.id, input=["A lighthouse."])
+        assert len(made.data[0].embedding) == parts.embedder.dim
+
+
+def test_langchain(base):
+    langchain_openai = pytest.importorskip("langchain_openai")
+    model = langchain_openai.ChatOpenAI(base_url=f"{base}/v1", api_key="none", model=NAME)
+    pieces = list(model.stream([("human", ASKED)]))
+    assert "Robert Stevenson" in "".join(str(piece.content) for piece in pieces)
+    answer = model.invoke([("system", "Be brief."), ("human", ASKED)])
+    assert "[1]" in str(answer.content)
+
+
+def test_llama_index(base):
+    llms = pytest.importorskip("llama_index.llms.openai_like")
+    core = pytest.importorskip("llama_index.core.llms")
+    model = llms.OpenAILike(
+        model=NAME, api_base=f"{base}/v1", api_key="none", is_chat_model=True, context_window=8192
+    )
+    turns = [core.ChatMessage(role="user", content=ASKED)]
+    *_, last = model.stream_chat(turns)
+    assert "Robert Stevenson" in last.message.content
+    assert last.raw.ragstone["citations"][0]["document_id"] == "bell-rock"
+
+
+def test_curl(base):
+    if (curl := shutil.which("curl")) is None:
+        pytest.skip("There is no curl.")
+    body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": ASKED}],
+                       "stream": True})  # fmt: skip
+    command = [curl, "-sN", f"{base}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    ran = subprocess.run([*command, "-d", body], capture_output=True, text=True, check=True)
+    lines = [line for line in ran.stdout.splitlines() if line]
+    assert lines[-1] == "data: [DONE]"
+    last = json.loads(lines[-2].removeprefix("data: "))
+    assert last["ragstone"]["citations"][0]["quote"] in BELL_ROCK
