@@ -20,7 +20,7 @@ def create_app(
         openai.router,
         azureml.router,
     ]
-    return build("Ragstone", routers, settings, orchestrator)
+    return build("Ragstone", routers, settings, orchestrator, agents=True)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def create_app(
 ) -> FastAPI:
     """The chat service alone."""
     routers = [router, openai.router, azureml.router]
-    return build("Ragstone chat", routers, settings, orchestrator, ingests=False)
+    return build("Ragstone chat", routers, settings, orchestrator, ingests=False, agents=True)
 
 
 @router.post("/search", response_model=SearchResponse)

@@ -360,6 +360,20 @@ def serve(
 
 
 @app.command()
+def mcp(data: Data = None, profile: Profile = None) -> None:
+    """Speak MCP over standard input and output, for an agent that starts this command."""
+    from functools import partial
+
+    from anyio import to_thread
+
+    from services.mcp_server import build
+    from services.service import VERSION
+
+    with Orchestrator.open(data, profile=profile) as rag:
+        build(rag, partial(to_thread.run_sync, abandon_on_cancel=False), VERSION).run("stdio")
+
+
+@app.command()
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """What this machine can run, and why."""
     from services.doctor import examine

@@ -5,7 +5,7 @@ import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,8 +24,8 @@ from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.settings import Settings, load_settings
 from rag.types import Scope
-from services import problems, running
-from services.limits import BodyLimit, body_limit
+from services import mcp_server, problems, running
+from services.limits import JSON_BYTES, BodyLimit, body_limit
 from services.pauses import shorten_pauses
 from services.schemas import Wire
 from services.threads import Pool
@@ -83,10 +83,12 @@ def build(
     *,
     models: Sequence[ModelName] = ALL_MODELS,
     ingests: bool = True,
+    agents: bool = False,
 ) -> FastAPI:
     """An application of these routers, which need these models.
 
-    With `ingests` it works on the documents that were accepted, here or by other services.
+    With `ingests` it works on the documents that were accepted, here or by other services; with
+    `agents` it speaks MCP at `/mcp`.
 
     Its lifespan opens the Orchestrator of `settings` and closes it again; one that is given stays
     its giver's to close.
@@ -98,7 +100,12 @@ def build(
         title=title,
         version=VERSION,
         lifespan=partial(
-            _lifespan, settings=settings, given=orchestrator, models=models, ingests=ingests
+            _lifespan,
+            settings=settings,
+            given=orchestrator,
+            models=models,
+            ingests=ingests,
+            agents=agents,
         ),
         responses=problems.RESPONSES,
         redirect_slashes=False,
@@ -174,6 +181,7 @@ async def _lifespan(
     given: Orchestrator | None,
     models: Sequence[ModelName],
     ingests: bool,
+    agents: bool,
 ) -> AsyncIterator[None]:
     orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
     ingestor, migrator = Ingestor(orchestrator), Migrator(orchestrator.parts)
@@ -198,7 +206,11 @@ async def _lifespan(
         await to_thread.run_sync(ingestor.start)
         await to_thread.run_sync(migrator.start)
     try:
-        yield
+        async with AsyncExitStack() as stack:
+            if agents:
+                serving = _serving_agents(app, orchestrator, calls, settings)
+                await stack.enter_async_context(serving)
+            yield
     finally:
         if warm_up is not None:
             await to_thread.run_sync(warm_up.close)
@@ -211,6 +223,21 @@ async def _lifespan(
         await backups.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
+
+
+@asynccontextmanager
+async def _serving_agents(
+    app: FastAPI, orchestrator: Orchestrator, calls: Pool, settings: Settings
+) -> AsyncIterator[None]:
+    server = mcp_server.build(orchestrator, calls.run, VERSION)
+    served = server.streamable_http_app(
+        streamable_http_path="/mcp",
+        max_request_body_size=JSON_BYTES,
+        host=settings.host,  # on the loopback interface other Host headers are refused
+    )
+    app.router.routes.extend(served.routes)
+    async with server.session_manager.run():
+        yield
 
 
 def _open(settings: Settings) -> Orchestrator:
