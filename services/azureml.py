@@ -3,25 +3,23 @@
 Each shape of the request ends as the same thing: inputs, parameters, and whether to retrieve.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
 from pydantic import Field, model_validator
 from starlette.responses import Response
 
-from rag.errors import InvalidInput, TooLarge
-from rag.generate import Prompt, plain
+from rag import scoring
+from rag.errors import RagError, TooLarge
 from rag.orchestrator import Orchestrator
-from rag.sampling import Sampling
-from rag.types import Answer, AnswerEvent, Message
+from rag.scoring import Given, Scoring
 from services.schemas import Asked, CollectionName, MessageIn, SamplingIn, Text
 from services.service import CLIENT_GONE, Running
 from services.threads import last
 
-MAX_INPUTS = 64  # in one request; they are answered one after the other
+MAX_INPUTS = 64  # in one request
 
 router = APIRouter(tags=["azure ml"])
 
@@ -140,55 +138,28 @@ async def score(
 
 
 def _score(rag: Orchestrator, body: ScoreRequest) -> Generator[Scored | None]:
-    """None for each piece of text that was made, so that it can be stopped there; then all."""
+    """None while texts are made, so that it can be stopped there; then all of them."""
     given, parameters = body.input_strings, body.merged
-    sampling = parameters.sampling()
-    sampling.validate(rag.parts.settings.max_new_tokens)
-    answer = partial(_free, rag)
-    if parameters.retrieval:
-        answer = partial(_grounded, rag, body.collection)
-    turns = [turn for turn in given if isinstance(turn, MessageIn)]
-    if turns:
-        text = yield from answer(turns, sampling)
-        yield {"output": text}
-        return
-    if len(given) > MAX_INPUTS:
-        raise TooLarge(f"There are {len(given)} inputs, the limit is {MAX_INPUTS}.")
-    scored: list[dict[str, str]] = []
-    for at, prompt in enumerate(given):
-        assert isinstance(prompt, str)
-        text = yield from answer(prompt, sampling)
-        if parameters.return_full_text is not False:
-            text = f"{prompt}\n{text}" if parameters.retrieval else prompt + text
-        scored.append({str(at): text})
-    yield scored
-
-
-def _free(
-    rag: Orchestrator, given: str | Sequence[MessageIn], sampling: Sampling
-) -> Generator[None, None, str]:
-    prompt: Prompt = given if isinstance(given, str) else tuple(turn.message() for turn in given)
-    text = ""
-    with plain(rag.parts.generator, prompt, sampling) as pieces:
-        for piece in pieces:
-            text += piece
+    turns = tuple(turn.message() for turn in given if isinstance(turn, MessageIn))
+    inputs: list[Given] = [turns] if turns else [text for text in given if isinstance(text, str)]
+    if len(inputs) > MAX_INPUTS:
+        raise TooLarge(f"There are {len(inputs)} inputs, the limit is {MAX_INPUTS}.")
+    how = Scoring(
+        parameters.sampling(),
+        retrieval=bool(parameters.retrieval),
+        collection=body.collection,
+        full_text=not turns and parameters.return_full_text is not False,
+    )
+    how.validate(rag, inputs)
+    for made in scoring.score(rag, inputs, how):
+        if made is None:
             yield None
-    return text
+            continue
+        texts = [_text_or_raise(one) for one in made]
+        yield {"output": texts[0]} if turns else [{str(n): text} for n, text in enumerate(texts)]
 
 
-def _grounded(
-    rag: Orchestrator, collection: str, given: str | Sequence[MessageIn], sampling: Sampling
-) -> Generator[None, None, str]:
-    turns = [Message("user", given)] if isinstance(given, str) else [t.message() for t in given]
-    *history, asked = turns
-    if asked.role != "user":
-        raise InvalidInput("The last message must be the user's question.")
-    options: dict[str, Any] = {"history": history, "collection": collection, "sampling": sampling}
-    answering = cast(Generator[AnswerEvent], rag.stream(asked.content, **options))
-    text = ""
-    with closing(answering) as events:
-        for event in events:
-            if isinstance(event, Answer):
-                text = event.text
-            yield None
-    return text
+def _text_or_raise(made: str | RagError) -> str:
+    if isinstance(made, RagError):
+        raise made
+    return made

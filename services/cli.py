@@ -359,6 +359,43 @@ def serve(
     run(create_app(settings), settings)
 
 
+@app.command(name="score-batch")
+def score_batch(
+    source: Annotated[Path, typer.Argument(help="A folder of CSV files with input_string.")],
+    target: Annotated[Path, typer.Argument(help="A folder for predictions.csv, errors.csv.")],
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Answer from it, else continue.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    max_new_tokens: Annotated[int | None, typer.Option()] = None,
+    do_sample: Annotated[bool | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    full_text: Annotated[bool, typer.Option(help="With the input in front.")] = False,
+    mini_batch: Annotated[int, typer.Option(min=1, help="Rows scored together.")] = 10,
+    retries: Annotated[int, typer.Option(min=0, help="Of a row that may heal.")] = 3,
+    error_threshold: Annotated[
+        int, typer.Option(min=-1, help="More failed rows end the run; -1: none does.")
+    ] = -1,
+    data: Data = None,
+    profile: Profile = None,
+) -> None:
+    """Score CSV files row by row; a run that was killed goes on where it was."""
+    from rag.sampling import Sampling
+    from rag.scoring import Scoring
+    from services.score_batch import Batching, score_folder
+    from services.show import counting
+
+    sampling = Sampling(temperature, top_p, max_new_tokens, do_sample, seed)
+    how = Scoring(sampling, collection is not None, collection or "default", full_text)
+    batching = Batching(mini_batch, retries, error_threshold)
+    with Orchestrator.open(data, profile=profile) as rag, counting(err, "rows") as told:
+        rows, failed = score_folder(rag, source, target, how, batching, told)
+    out.print(f"{rows} rows: {rows - failed} in predictions.csv, {failed} in errors.csv")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
 @app.command()
 def mcp(data: Data = None, profile: Profile = None) -> None:
     """Speak MCP over standard input and output, for an agent that starts this command."""

@@ -6,7 +6,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from rag.types import DocumentReport
 from rag.types import Progress as DocumentProgress
@@ -14,6 +21,19 @@ from services.events import AnswerWire, TokenEvent
 from services.schemas import AskResponse, CitationOut, HitOut, SearchResponse
 
 QUOTE_CHARS = 300
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """How many are done, and how many of them failed."""
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what)
+
+        def told(done: int, failed: int) -> None:
+            progress.update(task, description=f"{done} {what}, {failed} failed")
+
+        yield told
 
 
 @contextmanager

@@ -1,0 +1,178 @@
+"""Folders of CSV files, scored by a tiny language model or from documents."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rag import scoring
+from rag.errors import Conflict, InvalidInput, NotFound, Overloaded, RagError
+from rag.orchestrator import Orchestrator
+from rag.sampling import Sampling
+from rag.scoring import Scoring
+from rag.types import Scope
+from services import score_batch
+from services.score_batch import ERRORS, PREDICTIONS, PROGRESS, Batching, score_folder
+
+GREEDY = Scoring(Sampling(do_sample=False, max_new_tokens=4))
+
+
+@pytest.fixture
+def rag(lm_parts):
+    return Orchestrator(lm_parts, Scope("default"))
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two files with five rows, one text over two lines."""
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    write(folder / "a.csv", ["The ferry", "Bread,\nand butter", "A heron"])
+    write(folder / "more" / "b.csv", ["The ferry", "Fog"], id=["x", "y"])
+    return folder
+
+
+def write(path, texts, **columns):
+    with path.open("w", newline="", encoding="utf8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, "input_string"])
+        writer.writerows(zip(*columns.values(), texts, strict=True))
+
+
+def read(path):
+    with path.open(newline="", encoding="utf8") as file:
+        return list(csv.DictReader(file))
+
+
+def run(rag, source, target, how=GREEDY, **batching):
+    seen = []
+    counts = score_folder(
+        rag, source, target, how, Batching(**batching), lambda *told: seen.append(told)
+    )
+    return counts, seen
+
+
+def test_each_row_has_its_prediction_with_number_and_file(rag, source, tmp_path):
+    counts, seen = run(rag, source, tmp_path / "out", mini_batch=2)
+    assert counts == (5, 0)
+    assert seen == [(0, 0), (2, 0), (4, 0), (5, 0)]
+    rows = read(tmp_path / "out" / PREDICTIONS)
+    assert [(row["row"], row["file"]) for row in rows] == [
+        ("0", "a.csv"), ("1", "a.csv"), ("2", "a.csv"), ("0", "more/b.csv"), ("1", "more/b.csv"),
+    ]  # fmt: skip
+    assert rows[0]["prediction"] == rows[3]["prediction"] != "", "greedy, whatever its company"
+    assert read(tmp_path / "out" / ERRORS) == []
+
+
+def test_full_text_and_retrieval(rag, source, tmp_path, lighthouses, client):
+    whole = Scoring(GREEDY.sampling, full_text=True)
+    run(rag, source, tmp_path / "whole", whole)
+    assert read(tmp_path / "whole" / PREDICTIONS)[0]["prediction"].startswith("The ferry")
+    quoting = Orchestrator(client.app.state.service.parts, Scope("default"))
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    write(folder / "q.csv", ["Who built the Bell Rock lighthouse?"])
+    run(quoting, folder, tmp_path / "answers", Scoring(retrieval=True, collection=lighthouses))
+    (row,) = read(tmp_path / "answers" / PREDICTIONS)
+    assert "Robert Stevenson" in row["prediction"]
+
+
+def test_a_bad_row_ends_among_the_errors_not_the_run(rag, source, tmp_path):
+    write(source / "bad.csv", ["Fine", "word " * 5000, ""])
+    counts, _ = run(rag, source, tmp_path / "out")
+    assert counts == (8, 2)
+    failed = read(tmp_path / "out" / ERRORS)
+    assert [(row["file"], row["row"]) for row in failed] == [("bad.csv", "1"), ("bad.csv", "2")]
+    assert "tokens" in failed[0]["error"]
+    assert "empty" in failed[1]["error"]
+
+
+def test_too_many_errors_end_the_run_and_it_goes_on_behind_them(rag, source, tmp_path):
+    write(source / "a.csv", ["", "", "Fine"])
+    with pytest.raises(RagError, match="1 rows failed, the limit is 0"):
+        run(rag, source, tmp_path / "out", mini_batch=1, error_threshold=0)
+    assert not (tmp_path / "out" / PREDICTIONS).exists()
+    counts, seen = run(rag, source, tmp_path / "out", mini_batch=1)
+    assert seen[0] == (1, 1)
+    assert counts == (5, 2)
+
+
+def test_what_may_heal_is_tried_again(rag, source, tmp_path, monkeypatch):
+    waits, answers = [], iter([Overloaded("full"), Overloaded("full")])
+    made = scoring.score
+
+    def busy_twice(*arguments):
+        *_, texts = made(*arguments)
+        yield [next(answers, text) if n == 0 else text for n, text in enumerate(texts)]
+
+    monkeypatch.setattr(score_batch, "score", busy_twice)
+    counts, _ = run(rag, source, tmp_path / "out", wait=waits.append)
+    assert (counts, waits) == ((5, 0), [1.0, 2.0])
+
+
+def test_a_torn_line_is_done_again(rag, source, tmp_path):
+    run(rag, source, tmp_path / "out", mini_batch=2)
+    whole = read(tmp_path / "out" / PREDICTIONS)
+    progress = tmp_path / "out" / PROGRESS
+    kept = progress.read_bytes().split(b"\n")
+    progress.write_bytes(b"\n".join(kept[:3]) + b"\n" + kept[3][:10])
+    _, seen = run(rag, source, tmp_path / "out", mini_batch=2)
+    assert seen[0] == (2, 0)
+    assert read(tmp_path / "out" / PREDICTIONS) == whole
+
+
+def test_other_inputs_are_not_mixed_in(rag, source, tmp_path):
+    run(rag, source, tmp_path / "out")
+    with pytest.raises(Conflict, match="other parameters"):
+        run(rag, source, tmp_path / "out", Scoring(Sampling(max_new_tokens=2)))
+    write(source / "a.csv", ["Another"])
+    with pytest.raises(Conflict, match="other files"):
+        run(rag, source, tmp_path / "out")
+
+
+def test_what_is_no_input_is_said(rag, source, tmp_path):
+    with pytest.raises(NotFound, match="no folder"):
+        run(rag, tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match=r"no \.csv"):
+        run(rag, tmp_path / "empty", tmp_path / "out")
+    (source / "a.csv").write_text("text\nhello\n")
+    with pytest.raises(InvalidInput, match="no column 'input_string'") as raised:
+        run(rag, source, tmp_path / "out")
+    assert raised.value.hint == "It has: text."
+
+
+def test_killed_half_way_it_gives_each_row_once(qwen, tmp_path):
+    folder, target = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write(folder / "rows.csv", [f"Row number {n}" for n in range(200)])
+    code = "from services.cli import main; main()"
+    command = [
+        sys.executable, "-c", code, "score-batch", str(folder), str(target), "--mini-batch", "5",
+        "--max-new-tokens", "4", "--no-do-sample", "--data", str(tmp_path / "data"),
+        "-p", "starter",
+    ]  # fmt: skip
+    environment = {**os.environ, "RAG_GENERATOR": str(qwen)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while _lines(target / PROGRESS) < 20 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)  # another process cannot be waited for otherwise
+        process.send_signal(signal.SIGKILL)
+    before = _lines(target / PROGRESS) - 1
+    assert 0 < before < 200
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "200 rows: 200 in predictions.csv, 0 in errors.csv" in ran.stdout
+    assert sorted(int(row["row"]) for row in read(target / PREDICTIONS)) == list(range(200))
+    lines = (target / PROGRESS).read_text("utf8").splitlines()[1:]
+    assert len({json.loads(line)["row"] for line in lines}) == len(lines) == 200
+
+
+def _lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
