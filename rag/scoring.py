@@ -28,7 +28,7 @@ Given = str | tuple[Message, ...]
 class Scoring:
     """What is done with inputs. With `retrieval` they are questions to `collection`."""
 
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
     retrieval: bool = False
     collection: str = "default"
     full_text: bool = False  # the prompt in front of what was made
