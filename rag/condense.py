@@ -18,7 +18,8 @@ def condense(
         return question, ()
     if not isinstance(generator, LanguageModelGenerator):
         return question, (f"{generator.id} cannot rewrite a follow-up: the history was not used",)
-    with generator.model.stream(condense_messages(question, history), _GREEDY) as stream:
+    asked = condense_messages(question, history, marks=generator.model.marks)
+    with generator.model.stream(asked, _GREEDY) as stream:
         written = "".join(stream)
     # A model may write anything; what is searched for is a line of text.
     rewritten = "".join(sign for sign in written if sign.isprintable()).strip()

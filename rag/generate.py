@@ -44,6 +44,7 @@ class LanguageModel(Protocol):
 
     id: str
     context_window: int  # tokens of prompt and answer together
+    marks: tuple[str, ...]  # what its tokenizer reads as special tokens
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, without special ones."""
@@ -120,6 +121,7 @@ class LanguageModelGenerator:
                 history=request.history,
                 system_prompt=request.collection.system_prompt,
                 answer_language=request.collection.answer_language,
+                marks=self.model.marks,
             )
             if len(context.passages) <= 1 or self._tokens(messages) <= room:
                 break

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rag.neutral import neutral
 from rag.types import Context, Message, Passage
 
 NO_ANSWER = "I don't know: the documents do not say."
@@ -55,20 +56,28 @@ def answer_messages(
     history: Sequence[Message] = (),
     system_prompt: str = "",
     answer_language: str = "",
+    marks: Sequence[str] = (),
 ) -> tuple[Message, ...]:
-    """What the language model reads. The instructions come first, so that a prefix cache hits."""
+    """What the language model reads. The instructions come first, so that a prefix cache hits.
+
+    What others wrote is made `neutral` first; `marks` are the model's own special tokens.
+    """
     system = system_prompt or SYSTEM.format(no_answer=NO_ANSWER)
     if answer_language:
         system += f"\nAnswer in {answer_language}."
-    passages = "\n".join(_passage(passage) for passage in context.passages)
-    asked = QUESTION.format(passages=passages, question=question)
-    return (Message("system", system), *history, Message("user", asked))
+    passages = "\n".join(_passage(passage, marks) for passage in context.passages)
+    asked = QUESTION.format(passages=passages, question=neutral(question, marks))
+    before = (Message(turn.role, neutral(turn.content, marks)) for turn in history)
+    return (Message("system", system), *before, Message("user", asked))
 
 
-def condense_messages(question: str, history: Sequence[Message]) -> tuple[Message, ...]:
+def condense_messages(
+    question: str, history: Sequence[Message], *, marks: Sequence[str] = ()
+) -> tuple[Message, ...]:
     """Asks for a question that stands alone."""
-    turns = "\n".join(f"{turn.role}: {turn.content}" for turn in history)
-    return (Message("user", CONDENSE.format(history=turns, question=question)),)
+    turns = "\n".join(f"{turn.role}: {neutral(turn.content, marks)}" for turn in history)
+    asked = neutral(question, marks)
+    return (Message("user", CONDENSE.format(history=turns, question=asked)),)
 
 
 def make_question_messages(passage: str) -> tuple[Message, ...]:
@@ -82,9 +91,9 @@ def is_refusal(text: str) -> bool:
     return text.strip().startswith(NO_ANSWER.split(":")[0])
 
 
-def _passage(passage: Passage) -> str:
+def _passage(passage: Passage, marks: Sequence[str]) -> str:
     place = f' page="{passage.page}"' if passage.page else ""
-    # A document must not be able to close its own passage.
-    text = passage.text.replace("</passage", "<\\/passage")
-    title = passage.title.replace('"', "'")
+    text = neutral(passage.text, marks)
+    # On one line and without quotes: a title must not be able to close its own mark.
+    title = " ".join(neutral(passage.title, marks).replace('"', "'").split())
     return PASSAGE.format(number=passage.number, title=title, place=place, text=text)

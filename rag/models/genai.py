@@ -45,7 +45,7 @@ from rag.models.load import ModelFiles
 from rag.models.openvino import native_float
 from rag.models.presets import PromptForm, prompt_form
 from rag.models.stream import Generation, TokenStream
-from rag.models.tokens import load_tokenizer
+from rag.models.tokens import load_tokenizer, special_marks
 from rag.sampling import MAX_SEED, Sampling
 from rag.types import Message
 from rag.work import Work, current_work
@@ -247,6 +247,7 @@ class OpenVINOCausalLM:
             else None
         )
         self._tokenizer = load_tokenizer(folder)
+        self.marks = special_marks(self._tokenizer)
         self._end_ids, self._end_stops = self._ends()
         pipeline = open_pipeline(folder, about.precision, blocks=blocks, threads=threads)
         _warm_up(pipeline)

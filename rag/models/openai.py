@@ -186,6 +186,8 @@ class OpenAICausalLM:
     `context_window` 0: what the server says. Raises `ModelUnavailable` where it says nothing.
     """
 
+    marks: tuple[str, ...] = ()  # only the server knows
+
     def __init__(
         self, server: OpenAIServer, model_id: str, folder: Path | None, *, context_window: int = 0
     ) -> None:

@@ -46,6 +46,12 @@ def load_tokenizer(folder: Path, *, lower_case: bool = False) -> Tokenizer:
     return tokenizer
 
 
+def special_marks(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The strings that a tokenizer reads as special tokens wherever they stand."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    return tuple(token.content for token in added if token.special)
+
+
 def _read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():

@@ -55,6 +55,7 @@ class TorchCausalLM:
         self._device = pick_device(device)
         self._tokenizer = load_pretrained_tokenizer(files)
         self._tokenizer_lock = threading.Lock()
+        self.marks = tuple(self._tokenizer.all_special_tokens)
         model = load_model(AutoModelForCausalLM, files, self._device)
         self._form = form or prompt_form(files.id)
         self._own = model.generation_config
