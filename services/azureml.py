@@ -32,6 +32,7 @@ class ScoreParameters(SamplingIn):
 
     return_full_text: bool | None = None
     retrieval: bool | None = Field(None, description="true: answer from the documents.")
+    collection: CollectionName | None = Field(None, description="Of which; default: the body's.")
 
 
 class InputData(Asked):
@@ -147,7 +148,7 @@ def _score(rag: Orchestrator, body: ScoreRequest) -> Generator[Scored | None]:
     how = Scoring(
         parameters.sampling(),
         retrieval=bool(parameters.retrieval),
-        collection=body.collection,
+        collection=parameters.collection or body.collection,
         full_text=not turns and parameters.return_full_text is not False,
     )
     how.validate(rag, inputs)

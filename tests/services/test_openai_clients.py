@@ -80,6 +80,21 @@ def test_llama_index(base):
     assert last.raw.ragstone["citations"][0]["document_id"] == "bell-rock"
 
 
+def test_langchains_azure_ml_endpoint(base):
+    """It knows no fields beside the parameters; they say what to answer from."""
+    azure = pytest.importorskip("langchain_community.llms.azureml_endpoint")
+    model = azure.AzureMLOnlineEndpoint(
+        endpoint_url=f"{base}/score",
+        endpoint_api_type="dedicated",
+        endpoint_api_key="none",
+        content_formatter=azure.GPT2ContentFormatter(),
+        model_kwargs={"retrieval": True, "collection": NAME, "return_full_text": False},
+    )
+    answer = model.invoke(ASKED)
+    assert "Robert Stevenson" in answer
+    assert "[1]" in answer
+
+
 def test_curl(base):
     if (curl := shutil.which("curl")) is None:
         pytest.skip("There is no curl.")
