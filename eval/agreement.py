@@ -33,7 +33,8 @@ from eval.pool import LIMIT, Pool, Searchable
 from eval.review import note, write_made
 from eval.statistics import Interval, tau_interval
 from eval.systems import Pooled
-from eval.vectors import RememberingEmbedder, open_embedder
+from eval.vectors import open_embedder
+from rag.embed import Embedder
 from rag.rerank import LateInteractionReranker
 from rag.settings import PROFILES
 
@@ -143,7 +144,7 @@ def self_check(
 
 def against_judgements(
     dataset: Dataset,
-    embedder: RememberingEmbedder,
+    embedder: Embedder,
     *,
     questions: int = QUESTIONS,
     real: int = REAL,

@@ -65,11 +65,11 @@ class VectorCache:
         return np.memmap(self._path, dtype=self._record, mode="r")
 
 
-def open_embedder(model_id: str) -> "RememberingEmbedder":
+def open_embedder(model_id: str) -> Embedder:
     """A model on the engine and in the precision that the settings of this process ask for."""
     settings = load_settings()
     engines = engines_of(settings, settings.embedder_precision)
-    return RememberingEmbedder(load_embedder(model_id, engines=engines))
+    return load_embedder(model_id, engines=engines)
 
 
 def computed_in(embedder: Embedder) -> str:
@@ -83,7 +83,9 @@ def computed_in(embedder: Embedder) -> str:
 
 
 class RememberingEmbedder(Embedder):
-    """The same embedder, which computes the token vectors of each text once."""
+    """The same embedder, which computes the token vectors of each text once, and keeps them all:
+    some 100 kB a passage, for sweeps over what is done with them.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         super().__init__(

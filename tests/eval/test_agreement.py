@@ -8,7 +8,6 @@ from eval.datasets import Dataset
 from eval.degraded import contenders
 from eval.makers import shelf_of_collection
 from eval.systems import Pooled
-from eval.vectors import RememberingEmbedder
 
 SYSTEMS = contenders(0.5, depths=())
 CHOICES = sum(not one.degraded for one in SYSTEMS)
@@ -76,7 +75,7 @@ def judged(lighthouse):
 
 
 def test_a_judged_collection_from_beginning_to_end(lighthouse, judged, tmp_path):
-    embedder = RememberingEmbedder(lighthouse.parts.embedder)
+    embedder = lighthouse.parts.embedder
     row, experiment = against_judgements(
         judged, embedder, questions=6, home=tmp_path / "home", cache=tmp_path, show=False
     )
