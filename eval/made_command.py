@@ -72,19 +72,20 @@ def check_collection(
     )
 
 
-def review(console: Console, path: Path, folder: Path) -> None:
-    """Write what a review leaves."""
+def review(console: Console, path: Path, folder: Path) -> MadeSet:
+    """Write what a review leaves, and give it, without what was held out."""
     found = apply_review(path, folder)
     console.print(
         f"{len(found.questions)} questions kept, {found.reworded} of them reworded,"
         f" {found.dropped} dropped: {folder}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
+    return MadeSet(found.questions, [], {})
 
 
 def _say(console: Console, made: MadeSet, folder: Path, seconds: float, wanted: int) -> None:
     how = Counter(one.how for one in made.questions)
-    kinds = ", ".join(f"{number} {kind}" for kind, number in how.most_common())
+    kinds = "; ".join(f"{number} {kind}" for kind, number in how.most_common())  # they have commas
     lines = [
         f"{len(made.questions)} questions in {seconds:.0f} s: {kinds}.",
         f"Left out: {counted(made.left_out)}.",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from eval import tune as tuning
 from eval.adopt import adopt, back
 from eval.choose import tuning_half
 from eval.datasets import Dataset
@@ -283,3 +284,9 @@ def test_a_collection_in_ragstone_is_tuned_with_its_own_models(rag, tmp_path):
     assert now.rerank_limit == found.chosen.choices.rerank_limit
     assert now.fusion == found.chosen.choices.fusion
     show(Console(), found, "c")
+
+
+def test_every_option_of_the_module_reaches_the_terms(monkeypatch):
+    given = ["--budget-ms", "7", "--percentile", "8", "--margin", "0.9", "--least", "30"]
+    monkeypatch.setattr("sys.argv", ["tune", "f", *given, "--seed", "4", "--timed", "5"])
+    assert tuning._terms(tuning._options()) == Terms(7.0, 8.0, 0.9, 30, 4, 5)
