@@ -136,10 +136,6 @@ def self_check(
     systems = contenders(blend if source.reranker is not None else 1.0)
     if source.reranker is None:
         systems = [one for one in systems if not one.system.choices.rerank_limit]
-    experiment = _begin(source, source.name, systems, home)
-    texts = {one.id: one.text for one in made.questions}
-    pools = ask(source, texts, systems, experiment, show=show)
-    found = values(pools, systems, made.dataset(source.name).qrels)
     by_id = {one.id: one.how for one in made.questions}
     keywords = np.array([by_id[id_].startswith("keywords") for id_ in sorted(by_id)])
     if keywords.all() or not keywords.any():
@@ -148,6 +144,11 @@ def self_check(
             f" {'keywords' if keywords.all() else 'others than keywords'} cannot check itself.",
             hint="Make a larger set, with --questions.",
         )
+    judged = made.dataset(source.name)
+    experiment = _begin(source, judged.fingerprint(), systems, home)
+    texts = {one.id: one.text for one in made.questions}
+    pools = ask(source, texts, systems, experiment, show=show)
+    found = values(pools, systems, judged.qrels)
     agreement = agree(found[:, keywords], found[:, ~keywords], systems, seed)
     means = zip(
         systems, found[:, keywords].mean(axis=1), found[:, ~keywords].mean(axis=1), strict=True
@@ -202,7 +203,11 @@ def against_judgements(
         agree(by_itself, by_people, systems, seed),
         halves(by_people, systems, seed),
     )
-    experiment.note(rows=_systems(systems, by_itself, by_people), agreement=_as_dict(row.agreement))
+    experiment.note(
+        rows=_systems(systems, by_itself, by_people),
+        agreement=_as_dict(row.agreement),
+        drawn={"questions": questions, "real": real, "seed": seed},  # pools are shared by all
+    )
     return row, experiment
 
 
@@ -309,4 +314,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

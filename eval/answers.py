@@ -312,4 +312,6 @@ def _options() -> argparse.Namespace:
 _JUDGE = f"openai+https://host/v1 of a model that grades; its key in {JUDGE_KEY}"
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

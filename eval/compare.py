@@ -33,7 +33,6 @@ from eval.sides import (
 )
 from eval.statistics import POWER, Difference, holm
 from eval.statistics import compare as compared
-from rag.errors import RagError
 
 QUESTIONS = 3  # that won and lost most, of each
 ALPHA = 0.05
@@ -88,25 +87,19 @@ class Comparison:
 
 
 def main() -> None:
-    from services.cli import exit_code
-
     options = _options()
-    try:
-        gates = [parse_gate(text) for text in options.gate]
-        dataset = open_judgements(options.dataset, options.qrels) if options.dataset else None
-        a, b = open_sides(options.a, options.b, dataset, options.out)
-        found = compare_sides(
-            a,
-            b,
-            options.measure,
-            gates,
-            options.questions,
-            distinct=options.distinct,
-            seed=options.seed,
-        )
-    except RagError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+    gates = [parse_gate(text) for text in options.gate]
+    dataset = open_judgements(options.dataset, options.qrels) if options.dataset else None
+    a, b = open_sides(options.a, options.b, dataset, options.out)
+    found = compare_sides(
+        a,
+        b,
+        options.measure,
+        gates,
+        options.questions,
+        distinct=options.distinct,
+        seed=options.seed,
+    )
     show(Console(highlight=False), found)
     sys.exit(0 if found.passed else 1)
 
@@ -317,4 +310,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

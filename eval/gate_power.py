@@ -20,7 +20,6 @@ stands what theory says: the chance to pass, by the spread of the differences ov
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from eval.measures import Qrels, parse_measures, per_question
 from eval.runs import Run, by_rank
 from eval.sides import Side, open_sides, per_text, texts_of
 from eval.statistics import LEVEL, POWER, Values
-from rag.errors import InvalidInput, RagError
+from rag.errors import InvalidInput
 
 CUTOFF = 10  # a document is moved behind this rank
 
@@ -55,14 +54,8 @@ class Trial:
 
 
 def main() -> None:
-    from services.cli import exit_code
-
     options = _options()
-    try:
-        trials = list(_run(options))
-    except RagError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+    trials = list(_run(options))
     show(Console(highlight=False), trials, parse_gate(options.gate))
 
 
@@ -177,4 +170,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -35,7 +35,7 @@ def make_collection(
     seconds = round(time.perf_counter() - start, 1)
     about = {"made_from": name, "seed": seed, "seconds": seconds, "generator": generator.id}
     write_made(folder, made, about)
-    _say(console, made, folder, seconds, questions)
+    _say(console, made, name, folder, seconds, questions)
     return made
 
 
@@ -83,7 +83,9 @@ def review(console: Console, path: Path, folder: Path) -> MadeSet:
     return MadeSet(found.questions, [], {})
 
 
-def _say(console: Console, made: MadeSet, folder: Path, seconds: float, wanted: int) -> None:
+def _say(
+    console: Console, made: MadeSet, name: str, folder: Path, seconds: float, wanted: int
+) -> None:
     how = Counter(one.how for one in made.questions)
     kinds = "; ".join(f"{number} {kind}" for kind, number in how.most_common())  # they have commas
     lines = [
@@ -91,7 +93,8 @@ def _say(console: Console, made: MadeSet, folder: Path, seconds: float, wanted: 
         f"Left out: {counted(made.left_out)}.",
         "In balance between dense vectors and BM25, it cannot say which of the two is better.",
         f"Read {folder / REVIEW}, drop what nobody would ask, and run"
-        f" rag eval make --reviewed {folder / REVIEW}",
+        f" rag eval make {name} --reviewed {folder / REVIEW} --check",
+        "Tuning takes no made set that was not checked.",
     ]
     if len(made.questions) < wanted:
         lines.insert(1, f"{wanted} were wanted; the collection gives no more in balance.")

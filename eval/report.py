@@ -5,7 +5,6 @@ is escaped; they are other people's text.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from eval.report_plots import (
 from eval.runs import Run
 from eval.sides import open_sides, reopened, repeated, run_kept, system_of
 from eval.statistics import Interval, interval
-from rag.errors import InvalidInput, RagError
+from rag.errors import InvalidInput
 
 DEPTH = 50  # of the recall plot
 ROWS = 10  # systems in a plot that has a row or a line for each
@@ -93,15 +92,8 @@ class Page:
 
 
 def main() -> None:
-    from services.cli import exit_code
-
     options = _options()
-    try:
-        written = write(options.experiment, options.output, options.baseline, options.out)
-    except RagError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
-    print(written)
+    print(write(options.experiment, options.output, options.baseline, options.out))
 
 
 def write(
@@ -367,4 +359,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

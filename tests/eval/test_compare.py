@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -186,3 +188,18 @@ def test_run_files_are_measured_on_judgements_of_documents_elsewhere(tmp_path, d
     assert done.exit_code == 0, done.output
     assert "What is 000?" in done.output
     assert "first d001\n" in done.output, "no colon where no text is at hand"
+
+
+@pytest.mark.parametrize("module", ["compare", "report"])
+def test_a_module_errs_in_a_line_as_the_command_does(tmp_path, module):
+    sides = ["nothing"] * (2 if module == "compare" else 1)
+    done = subprocess.run(
+        [sys.executable, "-m", f"eval.{module}", *sides, "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, "as for whatever is not found"
+    assert "Traceback" not in done.stderr
+    assert "Error: There is no experiment 'nothing'" in done.stderr
+    assert "`rag eval ls` lists" in done.stderr
