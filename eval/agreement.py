@@ -1,6 +1,6 @@
 """Does a self-made set order systems as people's judgements do?
 
-    python -m eval.agreement FOLDER[:QRELS] ... [--questions N] [--out FOLDER]
+    python -m eval.agreement FOLDER[:QRELS] ... [--questions N] [--folder SETS]
 
 For each judged collection it makes a set (`eval.make`), ranks by twenty systems (`eval.degraded`)
 for the made questions and for the real ones, and prints Kendall's tau between the two orders with
@@ -35,10 +35,11 @@ from eval.statistics import Interval, tau_interval
 from eval.systems import Pooled
 from eval.vectors import open_embedder
 from rag.embed import Embedder
+from rag.errors import InvalidInput
 from rag.rerank import LateInteractionReranker
 from rag.settings import PROFILES
 
-LEAST_TAU = 0.6
+LEAST_TAU = 0.6  # a set that orders systems less alike does not choose between them
 MEASURE = "nDCG@10"
 REAL = 300  # real questions that are asked, drawn at random
 
@@ -110,7 +111,9 @@ def agree(a: Matrix, b: Matrix, systems: Sequence[Contender], seed: int = 0) -> 
 
 
 def halves(real: Matrix, systems: Sequence[Contender], seed: int = 0) -> Agreement:
-    """Two random halves of the same questions with each other."""
+    """Two random halves of the same questions with each other. Raises InvalidInput for one."""
+    if real.shape[1] < 2:
+        raise InvalidInput("One question has no halves.", hint="Take more of --real questions.")
     order = np.random.default_rng(seed).permutation(real.shape[1])
     middle = len(order) // 2
     return agree(real[:, order[:middle]], real[:, order[middle:]], systems, seed)
@@ -128,18 +131,34 @@ def self_check(
     """Whether the keyword queries of a set order systems as the rest of it does.
 
     For a collection without judgements. It shows a set too small or too noisy to order anything;
-    that two kinds of made questions agree does not prove that people's would.
+    that two kinds of made questions agree does not prove that people's would. Raises InvalidInput
+    for a set of one kind.
     """
     systems = contenders(blend if source.reranker is not None else 1.0)
     if source.reranker is None:
         systems = [one for one in systems if not one.system.choices.rerank_limit]
-    experiment = _begin(source, source.name, systems, home)
-    texts = {one.id: one.text for one in made.questions}
-    pools = ask(source, texts, systems, experiment, show=show)
-    found = values(pools, systems, made.dataset(source.name).qrels)
     by_id = {one.id: one.how for one in made.questions}
     keywords = np.array([by_id[id_].startswith("keywords") for id_ in sorted(by_id)])
-    return agree(found[:, keywords], found[:, ~keywords], systems, seed)
+    if keywords.all() or not keywords.any():
+        raise InvalidInput(
+            f"A set of {len(by_id)} questions that are all"
+            f" {'keywords' if keywords.all() else 'others than keywords'} cannot check itself.",
+            hint="Make a larger set, with --questions.",
+        )
+    judged = made.dataset(source.name)
+    experiment = _begin(source, judged.fingerprint(), systems, home)
+    texts = {one.id: one.text for one in made.questions}
+    pools = ask(source, texts, systems, experiment, show=show)
+    found = values(pools, systems, judged.qrels)
+    agreement = agree(found[:, keywords], found[:, ~keywords], systems, seed)
+    means = zip(
+        systems, found[:, keywords].mean(axis=1), found[:, ~keywords].mean(axis=1), strict=True
+    )
+    experiment.note(
+        rows=[{"system": s.name, "keywords": float(a), "others": float(b)} for s, a, b in means],
+        agreement=_as_dict(agreement),
+    )
+    return agreement
 
 
 def against_judgements(
@@ -185,7 +204,11 @@ def against_judgements(
         agree(by_itself, by_people, systems, seed),
         halves(by_people, systems, seed),
     )
-    experiment.note(rows=_systems(systems, by_itself, by_people), agreement=_as_dict(row.agreement))
+    experiment.note(
+        rows=_systems(systems, by_itself, by_people),
+        agreement=_as_dict(row.agreement),
+        drawn={"questions": questions, "real": real, "seed": seed},  # pools are shared by all
+    )
     return row, experiment
 
 
@@ -203,12 +226,12 @@ def main() -> None:
             real=options.real,
             seed=options.seed,
             in_balance=not options.as_made,
-            home=options.home,
+            home=options.out,
             cache=options.cache,
         )
         rows.append(row)
-        if options.out is not None:
-            _write(options.out / row.name, row, options.seed)
+        if options.folder is not None:
+            _write(options.folder / row.name, row, options.seed)
         console.print(f"{row.name}: left out were {counted(row.made.left_out)}", markup=False)
         console.print(_by_system(experiment), f"kept as {experiment.folder}", soft_wrap=True)
     console.print(_table(rows))
@@ -283,13 +306,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--as-made", action="store_true", help="take candidates as they come, not in balance"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the questions, and every draw")
     parser.add_argument("--model", default=PROFILES["starter"].embedder, help="the embedder")
-    parser.add_argument("--out", type=Path, help="keep the made sets there, with their tau")
-    parser.add_argument("--home", type=Path, default=HOME, help="where experiments are kept")
+    parser.add_argument("--folder", type=Path, help="keep the made sets there, with their tau")
+    parser.add_argument("--out", type=Path, default=HOME, help="where experiments are kept")
     parser.add_argument("--cache", type=Path, default=CACHE, help="indexes and vectors")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

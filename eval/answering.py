@@ -157,7 +157,7 @@ def _both_ways(
     A question whose relevant documents are not in its context is in neither class.
     """
     question = judged.queries[one.query]
-    relevant = {d for d, score in judged.qrels[one.query].items() if score > 0}
+    relevant = judged.relevant(one.query)
     hits, _ = source.retrieve(question, LIMIT)
     with_it = from_pool(one, hits, system)
     without = best_hits(question, hits, source, system.choices, relevant)

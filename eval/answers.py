@@ -92,6 +92,7 @@ def evaluate(
     experiment = begin(
         "answers", dataset.name, _made_from(rag, collection, dataset, asked, judge, seed), home
     )
+    experiment.note(dataset=dict(dataset.opened))
     path = experiment.folder / "answers.jsonl"
     known = {row["question"] for row in take_up(path)}
     missing = [question for question in asked if question.id not in known]
@@ -311,4 +312,6 @@ def _options() -> argparse.Namespace:
 _JUDGE = f"openai+https://host/v1 of a model that grades; its key in {JUDGE_KEY}"
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eval.datasets import Dataset
+from eval.datasets import Dataset, folded
 from eval.judge import Judge
 from eval.squad import holds
 from rag.cite import MARKER, sentences_of
@@ -89,27 +89,28 @@ def pick(dataset: Dataset, count: int | None, seed: int) -> list[Question]:
     """So many questions, None for all; every second one has its relevant documents held out.
 
     Only questions with a relevant document and an accepted answer can be asked, and of several
-    with the same words the first one is. Raises InvalidInput for more than there are.
+    with the same words the first one is. Raises InvalidInput for more than there are, and for none.
     """
     known: dict[str, str] = {}
     for query in dataset.judged:
-        if _relevant(dataset, query) and dataset.answers.get(query):
-            known.setdefault(" ".join(dataset.queries[query].casefold().split()), query)
-    if not known or (count or 0) > len(known):
+        if dataset.relevant(query) and dataset.answers.get(query):
+            known.setdefault(folded(dataset.queries[query]), query)
+    if not known:
+        raise InvalidInput(
+            f"{dataset.name} has no question with a relevant document and an accepted answer.",
+            hint='answers.jsonl has them, a line each: {"_id": question, "answers": ["text"]}.',
+        )
+    if count is not None and not 1 <= count <= len(known):
         raise InvalidInput(
             f"{dataset.name} has {len(known)} different questions with a relevant document and an"
-            " accepted answer.",
-            hint="Answers are in answers.jsonl; ask for fewer with --questions.",
+            f" accepted answer: {count} cannot be asked.",
+            hint=f"Ask 1 to {len(known)} with --questions, or all without it.",
         )
     picked = random.Random(seed).sample(sorted(known.values()), count or len(known))
     return [
-        Question(q, dataset.queries[q], _relevant(dataset, q) if at % 2 else ())
+        Question(q, dataset.queries[q], dataset.relevant(q) if at % 2 else ())
         for at, q in enumerate(picked)
     ]
-
-
-def _relevant(dataset: Dataset, query: str) -> tuple[str, ...]:
-    return tuple(sorted(d for d, score in dataset.qrels[query].items() if score > 0))
 
 
 def check_there(
@@ -117,7 +118,7 @@ def check_there(
 ) -> None:
     """Raise InvalidInput when a relevant document is not in the collection: nothing would count."""
     for question in asked:
-        for document in _relevant(dataset, question.id):
+        for document in dataset.relevant(question.id):
             try:
                 rag.parts.catalog.document(rag.scope, collection, document)
             except NotFound:
@@ -150,7 +151,7 @@ def put(
     if judge is not None and question.answerable and not answer.abstained:
         grade = judge.grade(question.text, accepted, unmarked(answer.text))
         grade = UNREAD if grade is None else grade
-    return _asked(question, answer, accepted, _relevant(dataset, question.id), forced, grade)
+    return _asked(question, answer, accepted, dataset.relevant(question.id), forced, grade)
 
 
 def _asked(

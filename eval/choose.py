@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eval.datasets import Dataset
-from eval.statistics import BLOCK, DRAWS, Interval, interval
+from eval.datasets import Dataset, folded
+from eval.statistics import BLOCK, DRAWS, Interval, Values, interval
 from eval.systems import System
 from rag.choices import Choices
 
@@ -25,8 +24,6 @@ DEPTHS = (10, 20, 30, 50)
 WEIGHTS = tuple(tenth / 10 for tenth in range(1, 10))
 BLENDS = (0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 SIGNIFICANT = 0.05
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ def distinct(judged: Dataset) -> Dataset:
     """
     same: defaultdict[str, list[str]] = defaultdict(list)
     for query in judged.judged:
-        same[_words(judged.queries[query])].append(query)
+        same[folded(judged.queries[query])].append(query)
     queries, qrels, answers = {}, {}, {}
     for first, *others in same.values():
         queries[first] = judged.queries[first]
@@ -117,11 +114,7 @@ def _highest(judgements: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def tuning_half(queries: Mapping[str, str], seed: int) -> set[str]:
     """The ids of about half the questions, by a hash of their text: no order or number matters."""
-    return {query for query, text in queries.items() if _bit(f"{seed}\0{_words(text)}")}
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return {query for query, text in queries.items() if _bit(f"{seed}\0{folded(text)}")}
 
 
 def _bit(text: str) -> bool:

@@ -18,6 +18,7 @@ from eval.vectors import VectorCache, computed_in
 from rag import collection as shelf
 from rag.choices import Choices
 from rag.embed import Embedder
+from rag.errors import InvalidInput
 from rag.orchestrator import Orchestrator
 from rag.parse import text_document
 from rag.rerank import Reranker
@@ -147,6 +148,27 @@ class Shelved:
         return hits, took
 
 
+def check_judged(rag: Orchestrator, name: str, judged: Dataset) -> str:
+    """What to say of relevant documents that a collection does not hold; "" when it holds all.
+
+    Raises InvalidInput when it holds none: the ids are then those of somewhere else.
+    """
+    there = set(rag.parts.builds.ids(rag.parts.catalog.collection(rag.scope, name)))
+    wanted = {document for query in judged.judged for document in judged.relevant(query)}
+    if wanted and not wanted & there:
+        raise InvalidInput(
+            f"Collection {name!r} holds none of the {len(wanted)} documents that {judged.name}"
+            f" judges relevant, such as {min(wanted)!r}.",
+            hint=f"Judgements are of document ids; `rag ls {name}` lists them.",
+        )
+    gone = len(wanted - there)
+    return (
+        f"{gone} of {len(wanted)} relevant documents are not in {name}: they are never found."
+        if gone
+        else ""
+    )
+
+
 @contextmanager
 def indexed(
     dataset: Dataset,
@@ -173,8 +195,12 @@ def indexed(
     store = EdgeStore(folder)
     store.create(index)
     tokens = {int(token): count for token, count in known["token_chunks"].items()}
-    yield Collection(dataset.name, store, index, embedder, tokens, known["chunks"], key, reranker)
-    store.close()
+    try:
+        yield Collection(
+            dataset.name, store, index, embedder, tokens, known["chunks"], key, reranker
+        )
+    finally:
+        store.close()
 
 
 def _key(dataset: Dataset, embedder: Embedder, chunk_tokens: int) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.datasets import Dataset, open_dataset
+from eval.datasets import Dataset, open_judgements
 from eval.experiments import HOME
 from eval.gates import Gate, Verdict, judge, parse_gate
 from eval.sides import (
@@ -33,7 +33,6 @@ from eval.sides import (
 )
 from eval.statistics import POWER, Difference, holm
 from eval.statistics import compare as compared
-from rag.errors import RagError
 
 QUESTIONS = 3  # that won and lost most, of each
 ALPHA = 0.05
@@ -88,25 +87,19 @@ class Comparison:
 
 
 def main() -> None:
-    from services.cli import exit_code
-
     options = _options()
-    try:
-        gates = [parse_gate(text) for text in options.gate]
-        dataset = open_dataset(options.dataset, options.qrels) if options.dataset else None
-        a, b = open_sides(options.a, options.b, dataset, options.out)
-        found = compare_sides(
-            a,
-            b,
-            options.measure,
-            gates,
-            options.questions,
-            distinct=options.distinct,
-            seed=options.seed,
-        )
-    except RagError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+    gates = [parse_gate(text) for text in options.gate]
+    dataset = open_judgements(options.dataset, options.qrels) if options.dataset else None
+    a, b = open_sides(options.a, options.b, dataset, options.out)
+    found = compare_sides(
+        a,
+        b,
+        options.measure,
+        gates,
+        options.questions,
+        distinct=options.distinct,
+        seed=options.seed,
+    )
     show(Console(highlight=False), found)
     sys.exit(0 if found.passed else 1)
 
@@ -130,7 +123,8 @@ def compare_sides(
     known = [*a.values, *b.values]
     wanted = [full_name(name, known) for name in measures or shared_measures(a, b)]
     names = list(dict.fromkeys([*wanted, *(full_name(gate.measure, known) for gate in gates)]))
-    order = [b.questions.index(query) for query in a.questions] if _reordered(a, b) else slice(None)
+    places = {query: at for at, query in enumerate(b.questions)}
+    order = [places[query] for query in a.questions]
     pairs = {name: (a.of(name), b.of(name)[order]) for name in names}
     texts = texts_of(a)
     tested = {
@@ -182,7 +176,7 @@ def _moved(a: Side, b: Side, query: str, of_a: float, of_b: float) -> Moved:
 def _relevant(dataset: Dataset | None, query: str, winner: Sequence[str]) -> str:
     """The relevant document that the side that won ranked best; else any of the most relevant."""
     judged = dict(dataset.qrels.get(query, {})) if dataset else {}
-    relevant = [document for document, score in judged.items() if score > 0]
+    relevant = dataset.relevant(query) if dataset else ()
     found = [document for document in winner if document in relevant]
     return found[0] if found else max(relevant, key=lambda d: judged[d], default="")
 
@@ -225,14 +219,17 @@ def meaning(found: Comparison) -> list[str]:
     unsure = [
         f"{one.measure} ({one.detectable:.4f})"
         for one, p in zip(found.differences, found.adjusted, strict=True)
-        if p >= ALPHA
+        if p >= ALPHA and one.wins + one.losses
     ]
+    tied = [one.measure for one in found.differences if not one.wins + one.losses]
     lines = [f"B is shown to be different at {ALPHA:.0%}: {', '.join(shown)}."] if shown else []
     if unsure:
         lines.append(
             f"Not shown to be different: {', '.join(unsure)}."
             f" In brackets: the true difference that would be shown, {POWER:.0%} of times."
         )
+    if tied:  # without any difference, nothing tells how far differences vary
+        lines.append(f"No question differs: {', '.join(tied)}.")
     return lines
 
 
@@ -250,7 +247,7 @@ def _table(found: Comparison) -> Table:
             f"{one.p:.4f}",
             f"{adjusted:.4f}",
             f"{one.wins}/{one.losses}/{one.ties}",
-            f"{one.detectable:.4f}",
+            f"{one.detectable:.4f}" if one.wins + one.losses else "",
         )
     return table
 
@@ -270,7 +267,7 @@ def _show_moved(console: Console, found: Comparison) -> None:
 
 def told(one: Moved) -> list[str]:
     """A question that changed, line by line."""
-    lines = [f"{one.change:+.3f}  {one.query}: {one.question}"]
+    lines = [f"{one.change:+.3f}  {_with_text(one.query, one.question)}"]
     for side, seen in (("A", one.a), ("B", one.b)):
         if seen.first == one.relevant and seen.first:
             lines.append(f"        {side} {seen.value:.3f}: the relevant one first")
@@ -278,18 +275,17 @@ def told(one: Moved) -> list[str]:
             where = (
                 f"the relevant one at {seen.rank}" if seen.rank else "the relevant one not found"
             )
-            lines.append(
-                f"        {side} {seen.value:.3f}: {where}, first {seen.first}: {seen.first_text}"
-            )
+            first = _with_text(seen.first, seen.first_text)
+            lines.append(f"        {side} {seen.value:.3f}: {where}, first {first}")
         else:
             lines.append(f"        {side} {seen.value:.3f}")
     if one.relevant:
-        lines.append(f"        relevant {one.relevant}: {one.relevant_text}")
+        lines.append(f"        relevant {_with_text(one.relevant, one.relevant_text)}")
     return lines
 
 
-def _reordered(a: Side, b: Side) -> bool:
-    return a.questions != b.questions
+def _with_text(id_: str, text: str) -> str:
+    return f"{id_}: {text}" if text else id_
 
 
 def _options() -> argparse.Namespace:
@@ -309,9 +305,11 @@ def _options() -> argparse.Namespace:
         "--distinct", action="store_true", help="count questions of the same text once"
     )
     parser.add_argument("--out", type=Path, default=HOME, help="where experiments are kept")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of every draw")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -78,7 +78,7 @@ def span_recall(
         if not answers:
             continue
         hits, _ = source.retrieve(judged.queries[one.query], LIMIT)
-        relevant = {d for d, score in judged.qrels[one.query].items() if score > 0}
+        relevant = judged.relevant(one.query)
         found[one.query] = [
             holds(_context(one, hits, way, count_tokens), answers, relevant) for way in ways
         ]

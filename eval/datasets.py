@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rag.errors import InvalidInput, MissingExtra
 
@@ -38,6 +38,10 @@ class Dataset:
     def judged(self) -> list[str]:
         """The ids of the questions that count, in order."""
         return sorted(self.qrels)
+
+    def relevant(self, query: str) -> tuple[str, ...]:
+        """The documents that a question is judged to be answered by, in order."""
+        return tuple(sorted(d for d, score in self.qrels.get(query, {}).items() if score > 0))
 
     def fingerprint(self) -> str:
         """Of everything in it: the same again gives the same measures."""
@@ -69,24 +73,31 @@ def open_dataset(where: str, qrels: str = "test") -> Dataset:
     return load_dataset(Path(where), qrels)
 
 
+def open_judgements(where: str, qrels: str = "test") -> Dataset:
+    """The same, where documents may be elsewhere: see `load_judgements`."""
+    if where.startswith(IR_DATASETS):
+        return open_dataset(where)
+    return load_judgements(Path(where), qrels)
+
+
+def folded(text: str) -> str:
+    """A question's words: two that differ in case or white space alone ask the same."""
+    return " ".join(text.split()).casefold()
+
+
 def load_dataset(folder: Path, qrels: str = "test") -> Dataset:
     """Read a collection. Raises InvalidInput naming file and line of what is wrong."""
     corpus = list(_lines(folder / "corpus.jsonl", "text"))
-    queries = list(_lines(folder / "queries.jsonl", "text"))
-    answers = folder / "answers.jsonl"
     found = Dataset(
         name=folder.name,
         titles={row["_id"]: row.get("title") or "" for row in corpus},
         texts={row["_id"]: row["text"] for row in corpus},
-        queries={row["_id"]: row["text"] for row in queries},
+        queries=_queries(folder),
         qrels=_qrels(folder / "qrels" / f"{qrels}.tsv"),
-        answers=(
-            {row["_id"]: row["answers"] for row in _lines(answers, "answers")}
-            if answers.exists()
-            else {}
-        ),
+        answers=_answers(folder),
         opened=_opened(folder, qrels),
     )
+    _check_questions(found, folder)
     return _checked(found, folder)
 
 
@@ -97,18 +108,21 @@ def load_judgements(folder: Path, qrels: str = "test") -> Dataset:
     """
     if (folder / "corpus.jsonl").exists():
         return load_dataset(folder, qrels)
-    queries = {row["_id"]: row["text"] for row in _lines(folder / "queries.jsonl", "text")}
-    answers = folder / "answers.jsonl"
-    known = (
-        {row["_id"]: row["answers"] for row in _lines(answers, "answers")}
-        if answers.exists()
-        else {}
-    )
-    judged = _qrels(folder / "qrels" / f"{qrels}.tsv")
-    for query in judged:
-        if query not in queries:
-            raise InvalidInput(f"{folder}: question {query!r} is judged and not in queries.jsonl.")
-    return Dataset(folder.name, {}, {}, queries, judged, known, _opened(folder, qrels))
+    queries, judged = _queries(folder), _qrels(folder / "qrels" / f"{qrels}.tsv")
+    found = Dataset(folder.name, {}, {}, queries, judged, _answers(folder), _opened(folder, qrels))
+    _check_questions(found, folder)
+    return found
+
+
+def _queries(folder: Path) -> dict[str, str]:
+    return {row["_id"]: row["text"] for row in _lines(folder / "queries.jsonl", "text")}
+
+
+def _answers(folder: Path) -> dict[str, list[str]]:
+    path = folder / "answers.jsonl"
+    if not path.exists():
+        return {}
+    return {row["_id"]: row["answers"] for row in _lines(path, "answers")}
 
 
 def _opened(folder: Path, qrels: str) -> dict[str, str]:
@@ -157,17 +171,17 @@ def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _lines(path: Path, wanted: str) -> Iterator[dict[str, Any]]:
-    """Objects with an `_id` of their own and the key that is wanted."""
+    """Objects with an `_id` of their own and what is wanted: `text`, or a list of `answers`."""
     seen: set[str] = set()
     try:
-        file = path.open(encoding="utf8")
+        file = path.open(encoding="utf-8-sig")
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be read: {error.strerror}.",
             hint="A test collection has corpus.jsonl, queries.jsonl and qrels/test.tsv.",
         ) from error
     with file:  # splitlines would split at a U+2028 inside a string
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(decoded(file, path), start=1):
             if not line.strip():
                 continue
             try:
@@ -176,6 +190,10 @@ def _lines(path: Path, wanted: str) -> Iterator[dict[str, Any]]:
                 raise InvalidInput(f"{path}:{number}: this is no JSON: {error}.") from error
             if not isinstance(row, dict) or not {"_id", wanted} <= set(row):
                 raise InvalidInput(f"{path}:{number}: a line needs `_id` and `{wanted}`.")
+            if wanted == "text" and not isinstance(row["text"], str):
+                raise InvalidInput(f"{path}:{number}: `text` is no string.")
+            if wanted == "answers" and not _is_texts(row["answers"]):
+                raise InvalidInput(f"{path}:{number}: `answers` is no list of strings.")
             row["_id"] = str(row["_id"])
             if row["_id"] in seen:
                 raise InvalidInput(f"{path}:{number}: {row['_id']!r} is there twice.")
@@ -183,10 +201,24 @@ def _lines(path: Path, wanted: str) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def decoded(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a file in UTF-8. Raises InvalidInput where it is in another encoding."""
+    try:
+        yield from file
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not encoded in UTF-8: {error}.") from error
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
 def _qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: defaultdict[str, dict[str, int]] = defaultdict(dict)
     try:
-        header, *lines = path.read_text(encoding="utf8").splitlines() or [""]
+        header, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not encoded in UTF-8: {error}.") from error
     except OSError as error:
         there = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv")))
         raise InvalidInput(
@@ -208,13 +240,18 @@ def _qrels(path: Path) -> dict[str, dict[str, int]]:
     return dict(qrels)
 
 
-def _checked(dataset: Dataset, folder: Path) -> Dataset:
-    """Raise InvalidInput for judgements of what is not there, or of nothing."""
+def _check_questions(dataset: Dataset, folder: Path) -> None:
+    """Raise InvalidInput for judgements of no question, or of one that is not there."""
     if not dataset.qrels:
         raise InvalidInput(f"{folder} judges no question.")
-    for query, judged in dataset.qrels.items():
+    for query in dataset.qrels:
         if query not in dataset.queries:
             raise InvalidInput(f"{folder}: question {query!r} is judged and not in queries.jsonl.")
+
+
+def _checked(dataset: Dataset, folder: Path) -> Dataset:
+    """Raise InvalidInput for judgements of documents that are not there."""
+    for query, judged in dataset.qrels.items():
         for document in judged:
             if document not in dataset.texts:
                 raise InvalidInput(

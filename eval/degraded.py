@@ -60,6 +60,7 @@ def contenders(blend: float, depths: Sequence[int] = (5, 10, 20)) -> list[Conten
         *(
             System(f"reranked {d} alone", replace(plain, rerank_limit=d, rerank_blend=1.0))
             for d in depths[-1:]
+            if blend != 1.0  # else it is one of those above
         ),
     ]
     return [

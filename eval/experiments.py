@@ -50,14 +50,34 @@ class Experiment:
         return self.folder.name
 
     def about(self) -> dict[str, Any]:
-        """All of experiment.json."""
-        found: dict[str, Any] = json.loads((self.folder / "experiment.json").read_text("utf8"))
+        """All of experiment.json. Raises InvalidInput for one that cannot be read."""
+        path = self.folder / "experiment.json"
+        try:
+            found = json.loads(path.read_text("utf8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{path} cannot be read: {error}.") from error
+        if not isinstance(found, dict) or not {"kind", "name", "begun", "made_from"} <= set(found):
+            raise InvalidInput(f"{path} describes no experiment.")
         return found
 
     @property
-    def is_done(self) -> bool:
-        """Whether values were kept: an interrupted one has none yet."""
-        return (self.folder / "values.jsonl").exists()
+    def state(self) -> str:
+        """`done` once its results are in experiment.json, `interrupted` before."""
+        return "done" if "rows" in self.about() else "interrupted"
+
+    def check_values(self) -> None:
+        """Raise InvalidInput where no values per question were kept: not yet, or never."""
+        if (self.folder / "values.jsonl").exists():
+            return
+        if self.state == "done":
+            raise InvalidInput(
+                f"{self.id} keeps no values per question: there is nothing to compare or to plot.",
+                hint=f"`rag eval show {self.id}` prints what it found.",
+            )
+        raise InvalidInput(
+            f"{self.id} was interrupted: it has no values yet.",
+            hint="Run the same again: it goes on where it was.",
+        )
 
     def note(self, **more: object) -> None:
         """Add to experiment.json."""
@@ -113,7 +133,14 @@ def begin(kind: str, name: str, made_from: Mapping[str, Any], home: Path = HOME)
 def every(home: Path = HOME) -> Iterator[Experiment]:
     """All experiments, newest first."""
     found = [Experiment(path.parent) for path in home.glob("*/experiment.json")]
-    yield from sorted(found, key=lambda one: str(one.about()["begun"]), reverse=True)
+    yield from sorted(found, key=_begun, reverse=True)
+
+
+def _begun(experiment: Experiment) -> str:
+    try:
+        return str(experiment.about()["begun"])
+    except InvalidInput:  # one that cannot be read is no reason not to find the others
+        return ""
 
 
 def find(id_: str, home: Path = HOME) -> Experiment:

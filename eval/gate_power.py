@@ -20,29 +20,26 @@ stands what theory says: the chance to pass, by the spread of the differences ov
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from ir_measures import Measure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from eval.datasets import open_dataset
+from eval.datasets import open_judgements
 from eval.experiments import HOME
 from eval.gates import Gate, chance_to_pass, judge, parse_gate
 from eval.measures import Qrels, parse_measures, per_question
 from eval.runs import Run, by_rank
 from eval.sides import Side, open_sides, per_text, texts_of
-from eval.statistics import LEVEL, POWER
-from rag.errors import InvalidInput, RagError
+from eval.statistics import LEVEL, POWER, Values
+from rag.errors import InvalidInput
 
 CUTOFF = 10  # a document is moved behind this rank
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +54,15 @@ class Trial:
 
 
 def main() -> None:
-    from services.cli import exit_code
-
     options = _options()
-    try:
-        trials = list(_run(options))
-    except RagError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+    trials = list(_run(options))
     show(Console(highlight=False), trials, parse_gate(options.gate))
 
 
 def _run(options: argparse.Namespace) -> Iterator[Trial]:
     gate = parse_gate(options.gate)
     (measure,) = parse_measures([gate.measure])
-    dataset = open_dataset(options.dataset, options.qrels) if options.dataset else None
+    dataset = open_judgements(options.dataset, options.qrels) if options.dataset else None
     a, b = open_sides(options.a, options.b, dataset, options.out)
     of_a = a.of(str(measure))
     texts = texts_of(a) if options.distinct else a.questions
@@ -179,4 +170,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -99,8 +99,13 @@ def judge(gate: Gate, a: NDArray[np.float64], b: NDArray[np.float64], *, seed: i
     """The verdict on values of the same questions in the same order.
 
     The margin is taken as fixed: that A's mean, of which it is a percentage, is itself estimated
-    moves it by far less than the bound is unsure.
+    moves it by far less than the bound is unsure. Raises InvalidInput for a single question, whose
+    bootstrap knows no error.
     """
+    if len(a) < 2:
+        raise InvalidInput(
+            f"A gate cannot tell anything from {len(a)} question.", hint="Measure with more."
+        )
     difference = b - a
     margin, mean = gate.absolute(float(a.mean())), float(difference.mean())
     found = interval(difference, seed=seed, level=_TWO_SIDED)

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def take_up(path: Path) -> list[dict[str, Any]]:
-    """The rows of whole lines. What a kill left of another is cut off."""
+def take_up(path: Path, only: str = "") -> list[Any]:
+    """The rows of whole lines, or what is `only` in each. What a kill left of another is cut off.
+
+    A folder for the file is made where there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return []
     rows, end = [], 0
@@ -15,7 +19,8 @@ def take_up(path: Path) -> list[dict[str, Any]]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            rows.append(row[only] if only else row)
             end += len(line)
         file.truncate(end)
     return rows

@@ -35,7 +35,7 @@ def make_collection(
     seconds = round(time.perf_counter() - start, 1)
     about = {"made_from": name, "seed": seed, "seconds": seconds, "generator": generator.id}
     write_made(folder, made, about)
-    _say(console, made, folder, seconds, questions)
+    _say(console, made, name, folder, seconds, questions)
     return made
 
 
@@ -72,25 +72,29 @@ def check_collection(
     )
 
 
-def review(console: Console, path: Path, folder: Path) -> None:
-    """Write what a review leaves."""
+def review(console: Console, path: Path, folder: Path) -> MadeSet:
+    """Write what a review leaves, and give it, without what was held out."""
     found = apply_review(path, folder)
     console.print(
         f"{len(found.questions)} questions kept, {found.reworded} of them reworded,"
         f" {found.dropped} dropped: {folder}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
+    return MadeSet(found.questions, [], {})
 
 
-def _say(console: Console, made: MadeSet, folder: Path, seconds: float, wanted: int) -> None:
+def _say(
+    console: Console, made: MadeSet, name: str, folder: Path, seconds: float, wanted: int
+) -> None:
     how = Counter(one.how for one in made.questions)
-    kinds = ", ".join(f"{number} {kind}" for kind, number in how.most_common())
+    kinds = "; ".join(f"{number} {kind}" for kind, number in how.most_common())  # they have commas
     lines = [
         f"{len(made.questions)} questions in {seconds:.0f} s: {kinds}.",
         f"Left out: {counted(made.left_out)}.",
         "In balance between dense vectors and BM25, it cannot say which of the two is better.",
         f"Read {folder / REVIEW}, drop what nobody would ask, and run"
-        f" rag eval make --reviewed {folder / REVIEW}",
+        f" rag eval make {name} --reviewed {folder / REVIEW} --check",
+        "Tuning takes no made set that was not checked.",
     ]
     if len(made.questions) < wanted:
         lines.insert(1, f"{wanted} were wanted; the collection gives no more in balance.")

@@ -124,10 +124,12 @@ def without_near_duplicates(
     vectors = embedder.embed_queries([one.text for one in questions])
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     kept: list[int] = []
+    known = np.empty_like(vectors)  # those that are kept, so that none is copied again and again
     for at in range(len(questions)):
-        if kept and float((vectors[kept] @ vectors[at]).max()) >= ALIKE:
+        if kept and float((known[: len(kept)] @ vectors[at]).max()) >= ALIKE:
             left_out["near-duplicate of another question"] += 1
         else:
+            known[len(kept)] = vectors[at]
             kept.append(at)
     return [questions[at] for at in kept]
 

@@ -126,4 +126,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from rich.progress import track
 
+from eval.lines import take_up
 from eval.systems import Pooled, System, fused
 from rag.rerank import Frequencies, Reranker
 from rag.types import Hit
@@ -69,30 +70,18 @@ class Pool:
         show: bool = True,
     ) -> None:
         """Ask what was not asked yet, and rerank what some of the systems would."""
-        known = self._known()
+        known = set(take_up(self.path, only="query"))
         missing = [(query, text) for query, text in sorted(questions.items()) if query not in known]
+        if missing:  # models load and compile at the first question, which counts for nothing
+            ask(source, *missing[0], systems)
+            if source.reranker is not None:
+                source.reranker.forget()
         with self.path.open("a", encoding="utf8") as file:
             for query, text in track(
                 missing, f"{source.name}: asking", disable=not (show and missing)
             ):
                 file.write(json.dumps(_row(ask(source, query, text, systems))) + "\n")
                 file.flush()
-
-    def _known(self) -> set[str]:
-        """The questions of whole lines; what a kill left of another is cut off."""
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return set()
-        known: set[str] = set()
-        with self.path.open("r+b") as file:
-            end = 0
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                known.add(json.loads(line)["query"])
-                end += len(line)
-            file.truncate(end)
-        return known
 
 
 def ask(source: Searchable, query: str, text: str, systems: Iterable[System]) -> Pooled:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from eval.experiments import HOME, find
 from eval.measures import Qrels
-from eval.runs import Run, read_run
-from eval.sides import reopened
+from eval.runs import Run
+from eval.sides import reopened, run_kept
 from rag.errors import InvalidInput, MissingExtra
 
 NAMES = {"nDCG": "ndcg", "R": "recall", "RR": "mrr", "AP": "map", "P": "precision"}
@@ -29,13 +29,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HOME, help="where experiments are kept")
     options = parser.parse_args()
     experiment = find(options.experiment, options.out)
+    experiment.check_values()
     questions, systems = experiment.values()
     dataset, why = reopened(experiment)
     if dataset is None:
         raise InvalidInput(f"There are no judgements to measure with: {why}.")
     worst = 0.0
     for system, values in systems.items():
-        found = by_ranx(dataset.qrels, read_run(experiment.run_path(system)), list(values))
+        run = run_kept(experiment, system)
+        if run is None:
+            raise InvalidInput(f"{experiment.id} keeps no rankings of {system}.")
+        found = by_ranx(dataset.qrels, run, list(values))
         for measure, ours in values.items():
             apart = float(np.abs(ours - found[measure]).max())
             worst = max(worst, apart)

@@ -5,7 +5,6 @@ is escaped; they are other people's text.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,10 @@ from eval.report_plots import (
     risk_and_coverage,
     waterfall,
 )
-from eval.runs import Run, read_run
-from eval.sides import open_sides, reopened, repeated, system_of
+from eval.runs import Run
+from eval.sides import open_sides, reopened, repeated, run_kept, system_of
 from eval.statistics import Interval, interval
-from rag.errors import InvalidInput, RagError
+from rag.errors import InvalidInput
 
 DEPTH = 50  # of the recall plot
 ROWS = 10  # systems in a plot that has a row or a line for each
@@ -93,15 +92,8 @@ class Page:
 
 
 def main() -> None:
-    from services.cli import exit_code
-
     options = _options()
-    try:
-        written = write(options.experiment, options.output, options.baseline, options.out)
-    except RagError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
-    print(written)
+    print(write(options.experiment, options.output, options.baseline, options.out))
 
 
 def write(
@@ -133,13 +125,10 @@ def render(page: Page) -> str:
 def gather(experiment: Experiment, baseline: str = "", home: Path = HOME) -> Page:
     """Everything that the page shows. `baseline` is a system's name, else the first.
 
-    Raises InvalidInput for an experiment that was interrupted, NotFound for an unknown system.
+    Raises InvalidInput for an experiment without values per question, NotFound for an unknown
+    system.
     """
-    if not experiment.is_done:
-        raise InvalidInput(
-            f"{experiment.id} was interrupted: it has no values yet.",
-            hint="Run the same again: it goes on where it was.",
-        )
+    experiment.check_values()
     about = experiment.about()
     questions, values = experiment.values()
     names, measures = list(values), list(next(iter(values.values())))
@@ -179,7 +168,7 @@ def _quality(
     about: Mapping[str, Any], values: Mapping[str, Mapping[str, NDArray[np.float64]]]
 ) -> Quality:
     """Intervals as they were kept; computed where an experiment kept values alone."""
-    kept = {row["system"]: row.get("quality", {}) for row in about.get("rows", [])}
+    kept = {name: row.get("quality", {}) for name, row in _kept(about).items()}
     return {
         name: {
             measure: Interval(*kept[name][measure])
@@ -191,11 +180,16 @@ def _quality(
     }
 
 
+def _kept(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The rows by what their values are called: tuning gives its systems titles."""
+    return {str(row.get("title", row.get("system"))): row for row in about.get("rows", [])}
+
+
 def _points(
     about: Mapping[str, Any], names: Sequence[str], quality: Quality, measure: str
 ) -> Iterator[Point]:
     """The systems whose time was measured, numbered as the table numbers them."""
-    kept = {row["system"]: row for row in about.get("rows", [])}
+    kept = _kept(about)
     for number, name in enumerate(names, start=1):
         row, found = kept.get(name, {}), quality[name][measure]
         if "ms" in row:
@@ -210,7 +204,7 @@ def _rows(
     measures: Sequence[str],
     points: Sequence[Point],
 ) -> Iterator[Row]:
-    kept = {row["system"]: row for row in about.get("rows", [])}
+    kept = _kept(about)
     front = {points[at].name for at in pareto([(point.ms, point.mean) for point in points])}
     highest = {m: max(quality[name][m].mean for name in names) for m in measures}
     for number, name in enumerate(names, start=1):
@@ -272,6 +266,8 @@ def _plots(
             "Share of the relevant documents among the first of the ranking.",
             Markup(recall_at_depth(lines)),
         ))  # fmt: skip
+    else:
+        missing.append("No plot of recall by depth: no rankings were kept.")
     if found is not None:
         change = found.b.of(measure) - found.a.of(measure)
         won, lost = int((change > 0).sum()), int((change < 0).sum())
@@ -306,19 +302,17 @@ def _left_out(shown: int, there: int) -> str:
 def _recall(
     experiment: Experiment, dataset: Dataset, names: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    paths = {name: experiment.run_path(name) for name in names}
+    runs = {name: run_kept(experiment, name) for name in names}
     return {
-        name: recall_by_depth(read_run(path), dataset, DEPTH)
-        for name, path in paths.items()
-        if path.exists()
+        name: recall_by_depth(run, dataset, DEPTH) for name, run in runs.items() if run is not None
     }
 
 
 def recall_by_depth(run: Run, dataset: Dataset, depth: int) -> NDArray[np.float64]:
     """Mean recall among the first 1, 2, ... `depth` documents, float64 (depth,)."""
     total, counted = np.zeros(depth), 0
-    for query, judged in dataset.qrels.items():
-        relevant = {document for document, score in judged.items() if score > 0}
+    for query in dataset.qrels:
+        relevant = set(dataset.relevant(query))
         if not relevant:
             continue
         counted += 1
@@ -365,4 +359,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

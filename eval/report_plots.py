@@ -146,7 +146,7 @@ def waterfall(points: Sequence[Point]) -> str:
         axes.legend(
             frameon=False,
             fontsize=9,
-            ncols=max(len(stages), 1),
+            ncols=min(max(len(stages), 1), 4),
             loc="lower left",
             bbox_to_anchor=(0, 1),
         )

@@ -22,7 +22,7 @@ from eval.datasets import Dataset, open_dataset
 from eval.experiments import HOME, Experiment, Values, begin
 from eval.measures import STANDARD, parse_measures, per_question
 from eval.pool import LIMIT, Pool, Searchable
-from eval.runs import write_run
+from eval.runs import check_ids, write_run
 from eval.statistics import Interval, interval
 from eval.systems import System, run_of, seconds_of, standard
 from eval.vectors import open_embedder
@@ -71,7 +71,11 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Experiment, list[Row]]:
-    """Ask every judged question, rank by every system, and keep it all."""
+    """Ask every judged question, rank by every system, and keep it all.
+
+    Raises InvalidInput for ids of questions that a run file cannot hold.
+    """
+    check_ids(dataset.judged)  # before anything is asked
     made_from: dict[str, Any] = {
         "dataset": dataset.fingerprint(),
         "source": source.fingerprint(),
@@ -146,4 +150,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

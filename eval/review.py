@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.datasets import write_judgements
+from eval.datasets import decoded, write_judgements
 from eval.make import MadeSet
 from eval.makers import Question, question_id
 from rag.errors import InvalidInput
 
-REVIEW, HELD_OUT = "review.tsv", "held_out.jsonl"
+REVIEW, HELD_OUT, MADE = "review.tsv", "held_out.jsonl", "made.json"
 OUTDATED = ("tau", "agreement", "self_check")  # by a review
 COLUMNS = ("keep", "question", "document", "also relevant", "evidence", "how", "id")
 DECISIONS = ("keep", "drop")
@@ -72,7 +72,7 @@ def _counts(made: MadeSet) -> dict[str, Any]:
 
 def about_made(folder: Path) -> dict[str, Any]:
     """All of made.json; empty for a set that was not made. `tau`: see `eval.agreement`."""
-    path = folder / "made.json"
+    path = folder / MADE
     found: dict[str, Any] = json.loads(path.read_text("utf8")) if path.exists() else {}
     return found
 
@@ -141,7 +141,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
     with file:
-        table = csv.reader(file, "excel-tab")
+        table = csv.reader(decoded(file, path), "excel-tab")
         if tuple(next(table, ())) != COLUMNS:
             raise InvalidInput(
                 f"{path}:1: the columns must be {', '.join(COLUMNS)}, tab separated.",
@@ -180,6 +180,4 @@ def _also(cell: str, where: str) -> list[str]:
 
 
 def _keep(folder: Path, about: Mapping[str, Any]) -> None:
-    (folder / "made.json").write_text(
-        json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf8"
-    )
+    (folder / MADE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf8")

@@ -1,15 +1,20 @@
 """Runs: what a system ranked for each question; in and out as TREC run files.
 
 query-id Q0 document-id rank score tag
+
+Fields are parted by spaces, and Ragstone's ids may hold some: they are written as ␠.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from eval.datasets import decoded
 from rag.errors import InvalidInput
+
+SPACE = "␠"  # stands for a space in an id
 
 Ranking = Mapping[str, float]
 """Document id -> score; the higher, the better."""
@@ -36,7 +41,7 @@ def read_run(path: Path) -> Run:
     rankings: dict[str, dict[str, float]] = {}
     tag = path.stem
     with _opened(path) as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(decoded(lines, path), start=1):
             if not line.strip():
                 continue
             fields = line.split()
@@ -46,6 +51,7 @@ def read_run(path: Path) -> Run:
                     hint="They are: query-id Q0 document-id rank score tag.",
                 )
             query, _, document, _, score, tag = fields
+            query, document = query.replace(SPACE, " "), document.replace(SPACE, " ")
             ranking = rankings.setdefault(query, {})
             if document in ranking:
                 raise InvalidInput(
@@ -71,11 +77,21 @@ def lines_of(run: Run) -> Iterator[str]:
     tag = "-".join(run.name.split())
     for query in run.rankings:
         for rank, document in enumerate(run.ordered(query), start=1):
-            for id_ in (query, document):
-                if not id_ or id_.split() != [id_]:
-                    raise InvalidInput(f"A run file cannot hold the id {id_!r}: it has spaces.")
+            check_ids((query, document))
             score = run.rankings[query][document]
-            yield f"{query} Q0 {document} {rank} {score!r} {tag}\n"
+            one, other = query.replace(" ", SPACE), document.replace(" ", SPACE)
+            yield f"{one} Q0 {other} {rank} {score!r} {tag}\n"
+
+
+def check_ids(ids: Iterable[str]) -> None:
+    """Raise InvalidInput for an id that a run file cannot hold."""
+    for id_ in ids:
+        written = id_.replace(" ", SPACE)
+        if written.split() != [written] or SPACE in id_:
+            raise InvalidInput(
+                f"A run file cannot hold the id {id_!r}.",
+                hint=f"Ids have no tabs, line breaks and {SPACE}, and one character at least.",
+            )
 
 
 def by_rank(documents: Iterator[str] | list[str]) -> dict[str, float]:

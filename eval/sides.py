@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.datasets import IR_DATASETS, Dataset, load_judgements, open_dataset
+from eval.datasets import Dataset, folded, open_judgements
 from eval.experiments import HOME, Experiment, find
 from eval.measures import STANDARD, parse_measures, per_question
 from eval.runs import Run, read_run
@@ -91,7 +91,7 @@ def _note_depths(a: Side, b: Side) -> None:
     """Where one ranks more documents than the other, measures of all of them are no fair ones."""
     if a.run is None or b.run is None:
         return
-    deepest = [max(map(len, side.run.rankings.values())) for side in (a, b) if side.run]
+    deepest = [max(map(len, side.run.rankings.values()), default=0) for side in (a, b) if side.run]
     if deepest[0] != deepest[1]:
         a.notes.append(
             f"A ranks at most {deepest[0]} documents of a question, B {deepest[1]}: measures that"
@@ -107,7 +107,7 @@ def repeated(side: Side) -> int:
 def texts_of(side: Side) -> list[str]:
     """What each question asks, folded; the id where its text is not at hand."""
     queries = side.dataset.queries if side.dataset is not None else {}
-    return [" ".join(queries.get(query, query).casefold().split()) for query in side.questions]
+    return [folded(queries.get(query, query)) for query in side.questions]
 
 
 def per_text(values: NDArray[np.float64], texts: Sequence[str]) -> NDArray[np.float64]:
@@ -148,20 +148,12 @@ def reopened(experiment: Experiment) -> tuple[Dataset | None, str]:
     if "where" not in opened:
         return None, f"{experiment.id} does not say where its dataset is"
     try:
-        found = reopen(opened)
+        found = open_judgements(opened["where"], opened.get("qrels", "test"))
     except RagError as error:
         return None, f"the dataset of {experiment.id} cannot be opened: {error.message}"
     if found.fingerprint() != about["made_from"]["dataset"]:
         return None, f"{opened['where']} has changed since {experiment.id} was made"
     return found, ""
-
-
-def reopen(opened: Mapping[str, str]) -> Dataset:
-    """What `Dataset.opened` says. Raises InvalidInput, MissingExtra."""
-    where = opened["where"]
-    if where.startswith(IR_DATASETS):
-        return open_dataset(where)
-    return load_judgements(Path(where), opened["qrels"])
 
 
 def system_of(names: Iterable[str], wanted: str, experiment: str) -> str:
@@ -229,24 +221,35 @@ def _of_experiment(text: str, home: Path) -> Side:
     if text.endswith((".trec", ".run", ".txt")):  # nobody calls an experiment so
         raise InvalidInput(f"{text} cannot be read: there is no such file.")
     experiment = find(id_, home)
-    if not experiment.is_done:
-        raise InvalidInput(
-            f"{experiment.id} was interrupted: it has no values yet.",
-            hint="Run the same again: it goes on where it was.",
-        )
+    experiment.check_values()
     questions, systems = experiment.values()
     system = system_of(systems, wanted, experiment.id)
     dataset, why = reopened(experiment)
-    path = experiment.run_path(system)
+    about = experiment.about()
+    notes = [f"No texts of questions and documents: {why}."] if why else []
+    if about["kind"] == "tune":
+        notes.append(
+            f"{experiment.id} chose among its systems by half of these questions: differences of"
+            f" the chosen one are too kind. `rag eval show {experiment.id}` has those of the other"
+            " half."
+        )
     return Side(
         f"{experiment.id}:{system}",
         questions,
         systems[system],
-        read_run(path) if path.exists() else None,
+        run_kept(experiment, system),
         dataset,
-        str(experiment.about()["made_from"].get("dataset", "")),
-        [f"No texts of questions and documents: {why}."] if why else [],
+        str(about["made_from"].get("dataset", "")),
+        notes,
     )
+
+
+def run_kept(experiment: Experiment, system: str) -> Run | None:
+    """What a system of an experiment ranked, which may be nothing; None where it was not kept."""
+    path = experiment.run_path(system)
+    if not path.exists():
+        return None
+    return read_run(path) if path.stat().st_size else Run(system, {})
 
 
 def _of_run(path: Path, dataset: Dataset | None) -> Side:

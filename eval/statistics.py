@@ -65,10 +65,7 @@ def interval(values: Values, *, seed: int = 0, level: float = LEVEL) -> Interval
 
 
 def bootstrap_means(values: Values, *, seed: int = 0, draws: int = DRAWS) -> Values:
-    """Means of resampled questions, float64 (draws,).
-
-    How often each question is drawn is multinomial, so a draw is a vector of counts.
-    """
+    """Means of as many questions drawn with replacement, float64 (draws,)."""
     rng, n = np.random.default_rng(seed), len(values)
     means = np.empty(draws)
     for at in range(0, draws, BLOCK):

@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import random
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     dataset = load_dataset(options.folder)
     embedder = open_embedder(options.model)
-    queries = random.Random(0).sample(sorted(dataset.qrels), options.questions)
+    queries = random.Random(0).sample(dataset.judged, min(options.questions, len(dataset.qrels)))
     with indexed(dataset, embedder) as collection:
         rows, labels, groups = _measure(dataset, collection, queries)
     known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
@@ -83,7 +82,7 @@ def _measure(
     late_interaction = LateInteractionReranker(collection.embedder)
     rows, labels, groups = [], [], []
     for query in track(queries, "asking"):
-        gold = dataset.qrels[query]
+        gold = dataset.relevant(query)
         hits, _ = collection.retrieve(dataset.queries[query])
         without = [hit for hit in hits if hit.chunk.document_id not in gold]
         for label, candidates in ((1, hits), (0, without)):
@@ -101,7 +100,7 @@ def _evidence(
     hits: list[Hit],
     collection: Collection,
     scorer: LateInteractionReranker,
-    gold: Mapping[str, int],
+    gold: tuple[str, ...],
 ) -> Evidence:
     settings = Settings()
     best, _ = rerank(question, hits, scorer, settings.rerank_limit, collection.frequencies)
@@ -120,4 +119,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -12,7 +12,7 @@ from ir_measures import Measure
 from numpy.typing import NDArray
 
 from eval.measures import Qrels, per_question
-from eval.pool import Pool, Searchable, ask
+from eval.pool import Pool, Searchable
 from eval.runs import Run, by_rank
 from eval.systems import Pooled, System, fused, reordered, seconds_of
 from rag.choices import Choices
@@ -119,7 +119,5 @@ def time_questions(
     """Time so many of the questions, one by one, and keep it in the pool."""
     picked = random.Random(seed).sample(sorted(questions), min(count, len(questions)))
     reranked = System("timed", Choices("dbsf", rerank_limit=TIMED_DEPTH))
-    cold = Cold(source)
-    ask(cold, picked[0], questions[picked[0]], [reranked])  # models load and compile at the first
-    pool.fill(cold, {query: questions[query] for query in picked}, [reranked], show=show)
+    pool.fill(Cold(source), {query: questions[query] for query in picked}, [reranked], show=show)
     return pool

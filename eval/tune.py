@@ -21,14 +21,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from eval.agreement import LEAST_TAU, trustworthy
 from eval.answering import BUDGETS, Answering, Budget, Threshold, choose_budget, fit_threshold
 from eval.choose import DEPTHS, Gate, choose, distinct, gate, grid, named, tuning_half
-from eval.collection import CACHE, Shelved, indexed
+from eval.collection import CACHE, Shelved, check_judged, indexed
 from eval.contexts import span_recall
 from eval.datasets import Dataset, load_dataset, load_judgements
 from eval.experiments import HOME, Experiment, begin
 from eval.measures import parse_measures
 from eval.pool import LIMIT, Pool, Searchable
+from eval.review import MADE, REVIEW, about_made
 from eval.statistics import Interval, Values, detectable, interval
 from eval.sweep import ms_of, scored, time_questions, values_of
 from eval.systems import System
@@ -43,7 +45,6 @@ from rag.settings import PROFILES, Settings, load_settings
 
 MEASURE = "nDCG@10"
 LEAST_EVER = 20  # questions: halves by hash of fewer may be next to nothing
-LEAST_TAU = 0.6  # a made set that orders systems less like a real one does not choose between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class Tuned:
     settings: Mapping[str, Any]
     budget: Budget | None = None
     threshold: Threshold | None = None
+    note: str = ""  # that a reader has to know
 
     @property
     def passed(self) -> bool:
@@ -221,8 +223,10 @@ def tune_collection(
     """The same for a collection in Ragstone and a folder of judged questions. Writes nothing."""
     check_trustworthy(folder)
     judged = load_judgements(folder, qrels)
+    check_enough(distinct(judged), terms.least)
     found = rag.parts.catalog.collection(rag.scope, name)
-    return tune(
+    note = check_judged(rag, name, judged)
+    tuned = tune(
         judged,
         Shelved(rag, name),
         choices(found, rag.parts.settings),
@@ -231,6 +235,7 @@ def tune_collection(
         home=home,
         progress=progress,
     )
+    return replace(tuned, note=note)
 
 
 def _timings(judged: Dataset, timed: Searchable, terms: Terms, home: Path, progress: bool) -> Pool:
@@ -323,18 +328,19 @@ def check_trustworthy(folder: Path) -> None:
     made.json says so in `tau`, Kendall's with the order by real questions. A set of a collection
     without real questions has a `self_check` in its place, whose `tau` is that of its own parts.
     """
-    path = folder / "made.json"
+    path = folder / MADE
     if not path.exists():
         return
     try:
-        about = json.loads(path.read_text("utf8"))
+        about = about_made(folder)
         tau = float(about["tau"] if "tau" in about else about["self_check"]["tau"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{path} does not say in `tau` how far the set can be trusted.",
-            hint="Make the set again; remove the file where people wrote the questions.",
+            hint=f"rag eval make COLLECTION --reviewed {folder / REVIEW} --check finds it out."
+            f" Remove {MADE} where people wrote the questions.",
         ) from error
-    if not tau >= LEAST_TAU:
+    if not trustworthy(tau):
         raise InvalidInput(
             f"{folder} was made by a machine and is not to be trusted to choose by: its order of"
             f" systems has a tau of {tau:.2f} only, tuning needs {LEAST_TAU}.",
@@ -469,6 +475,7 @@ def show(console: Console, tuned: Tuned, title: str) -> None:
         )
     console.print(table)
     lines = [
+        *([f"note: {tuned.note}"] if tuned.note else []),
         f"reranking is no better than going without: p = {tuned.p:.4f}",
         *map(str, tuned.gates),
     ]
@@ -476,6 +483,7 @@ def show(console: Console, tuned: Tuned, title: str) -> None:
         lines.append(f"a difference that the held-out half would find: {tuned.detectable:.3f}")
     if tuned.budget is not None:
         lines.append(f"context: {tuned.budget.why}")
+    if tuned.budget is not None and tuned.budget.held_out:
         shares = (f"{tokens}: {share:.3f}" for tokens, share in tuned.budget.held_out.items())
         lines.append(f"  answers in it by tokens, held-out half: {', '.join(shares)}")
         lines.append(f"  with the present settings: {tuned.budget.now:.3f}")
@@ -503,7 +511,14 @@ def _first(judged: Dataset, most: int | None) -> Dataset:
 
 
 def _terms(options: argparse.Namespace) -> Terms:
-    return Terms(options.budget_ms, options.percentile, options.margin, options.least, options.seed)
+    return Terms(
+        options.budget_ms,
+        options.percentile,
+        options.margin,
+        options.least,
+        options.seed,
+        options.timed,
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -526,4 +541,6 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    from services.cli import told
+
+    told(main)

@@ -41,6 +41,8 @@ class VectorCache:
 
     def embed(self, texts: Sequence[str], *, show: bool = True) -> NDArray[np.float32]:
         """Vectors of `texts`, float32 (n, dim); what is not known yet is computed and kept."""
+        if not texts:
+            return np.zeros((0, self._embedder.dim), np.float32)
         keys = [hashlib.sha256(text.encode()).digest().rstrip(b"\0") for text in texts]
         missing = {
             key: text for key, text in zip(keys, texts, strict=True) if key not in self._rows

@@ -6,7 +6,7 @@ Results go to standard output, everything else to standard error. Errors are one
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -76,8 +76,13 @@ Where = Annotated[
 def main() -> None:
     """The `rag` command: errors become one line, a hint and an exit code."""
     _quiet_libraries()
+    told(app)
+
+
+def told(command: Callable[[], object]) -> None:
+    """Run a command; its errors become one line, a hint and an exit code."""
     try:
-        app()
+        command()
     except RagError as error:
         err.print(f"[red]Error:[/] {escape(error.message)}")
         if error.hint:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rag.errors import InvalidInput, MissingExtra
@@ -43,7 +44,8 @@ def retrieval(
     ],
     qrels: Annotated[str, typer.Option(help="Which file of qrels/.")] = "test",
     depth: Annotated[
-        list[int] | None, typer.Option(help="How many candidates are reranked; repeatable.")
+        list[int] | None,
+        typer.Option(help="How many candidates are reranked; repeatable. [5, 10, 20]", min=1),
     ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="As nDCG@10; repeatable.")] = None,
     home: Home = HOME,
@@ -51,7 +53,7 @@ def retrieval(
     profile: Profile = None,
 ) -> None:
     """How well each way to search a collection finds what answers its questions."""
-    from eval.collection import Shelved
+    from eval.collection import Shelved, check_judged
     from eval.datasets import load_judgements
     from eval.measures import STANDARD, parse_measures
     from eval.retrieval import DEPTHS, evaluate, show
@@ -62,6 +64,8 @@ def retrieval(
     with Orchestrator.open(data, profile=profile) as rag:
         source = Shelved(rag, collection)
         judged = load_judgements(Path(dataset), qrels)
+        if note := check_judged(rag, collection, judged):
+            out.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
         blend = source.reranker.blend if source.reranker is not None else 1.0
         depths = tuple(depth or DEPTHS) if source.reranker is not None else ()
         experiment, rows = evaluate(judged, source, standard(blend, depths), measures, home)
@@ -75,7 +79,7 @@ def answers(
         str, typer.Argument(help="queries.jsonl, answers.jsonl and qrels/ of it: a folder.")
     ],
     questions: Annotated[
-        int | None, typer.Option(help="So many, half of them answerable. Default: all.")
+        int | None, typer.Option(help="So many, half of them answerable. Default: all.", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="Which questions.")] = 0,
     qrels: Annotated[str, typer.Option(help="Which file of qrels/.")] = "test",
@@ -146,7 +150,11 @@ def make_set(
         bool, typer.Option("--check", help="Do two kinds of its questions order systems alike?")
     ] = False,
     reviewed: Annotated[
-        Path | None, typer.Option(help="An edited review.tsv: writes the set that it leaves.")
+        Path | None,
+        typer.Option(
+            help="An edited review.tsv: writes the set that it leaves, and makes nothing.",
+            show_default=False,
+        ),
     ] = None,
     home: Home = HOME,
     data: Data = None,
@@ -156,14 +164,17 @@ def make_set(
     from eval.made_command import check_collection, make_collection, review
     from rag.orchestrator import Orchestrator
 
-    if reviewed is not None:
-        review(out, reviewed, folder or reviewed.parent)
-        return
-    if not collection:
+    if not collection and (check or reviewed is None):
         raise InvalidInput("Of which collection?", hint="Run: rag eval make COLLECTION.")
+    if reviewed is not None:
+        target = folder or reviewed.parent
+        made = review(out, reviewed, target)
+        if not check:
+            return
     with Orchestrator.open(data, profile=profile) as rag:
-        target = folder or home / f"made-{collection}"
-        made = make_collection(out, rag, collection, target, questions, seed)
+        if reviewed is None:
+            target = folder or home / f"made-{collection}"
+            made = make_collection(out, rag, collection, target, questions, seed)
         if check:
             check_collection(out, rag, collection, made, target, home, seed)
 
@@ -175,9 +186,11 @@ def tune(
         Path | None, typer.Argument(help="queries.jsonl and qrels/: a folder.", show_default=False)
     ] = None,
     qrels: Annotated[str, typer.Option(help="Which file of qrels/.")] = "test",
-    budget_ms: Annotated[float, typer.Option(help="What a search may take.")] = 300.0,
-    percentile: Annotated[float, typer.Option(help="In so many of 100 questions.")] = 95.0,
-    margin: Annotated[float, typer.Option(help="Of nDCG@10 that may be lost.")] = 0.01,
+    budget_ms: Annotated[float, typer.Option(help="What a search may take.", min=0)] = 300.0,
+    percentile: Annotated[
+        float, typer.Option(help="In so many of 100 questions.", min=0, max=100)
+    ] = 95.0,
+    margin: Annotated[float, typer.Option(help="Of nDCG@10 that may be lost.", min=0)] = 0.01,
     least: Annotated[int, typer.Option(help="Refuse to tune on fewer questions.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the halves, and of every draw.")] = 0,
     timed: Annotated[int, typer.Option(help="Questions to time.", min=1)] = 60,
@@ -219,9 +232,12 @@ def list_experiments(home: Home = HOME) -> None:
 
     table = Table("experiment", "of", "begun", "state")
     for experiment in every(home):
-        about = experiment.about()
-        state = "done" if "rows" in about else "interrupted"
-        table.add_row(experiment.id, about["name"], about["begun"], state)
+        try:
+            about = experiment.about()
+        except InvalidInput as error:
+            table.add_row(experiment.id, "", "", escape(error.message))
+        else:
+            table.add_row(experiment.id, escape(about["name"]), about["begun"], experiment.state)
     out.print(table)
 
 
@@ -253,22 +269,20 @@ def compare(
     distinct: Annotated[
         bool, typer.Option("--distinct", help="Count questions of the same text once.")
     ] = False,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     home: Home = HOME,
-    seed: int = 0,
 ) -> None:
     """Whether B is better than A, and how sure that is."""
     from eval.compare import compare_sides
     from eval.compare import show as show_comparison
-    from eval.datasets import open_dataset
+    from eval.datasets import open_judgements
     from eval.gates import parse_gate
     from eval.sides import open_sides
 
     gates = [parse_gate(text) for text in gate or ()]
-    judged = open_dataset(dataset, qrels) if dataset else None
+    judged = open_judgements(dataset, qrels) if dataset else None
     one, other = open_sides(a, b, judged, home)
-    found = compare_sides(
-        one, other, measure or (), gates, questions, distinct=distinct, seed=seed
-    )  # fmt: skip
+    found = compare_sides(one, other, measure or (), gates, questions, distinct=distinct, seed=seed)
     show_comparison(out, found)
     if not found.passed:
         raise typer.Exit(1)

@@ -3,11 +3,22 @@
 import numpy as np
 import pytest
 
-from eval.agreement import LEAST_TAU, against_judgements, agree, halves, trustworthy, values
+from eval.agreement import (
+    LEAST_TAU,
+    against_judgements,
+    agree,
+    halves,
+    self_check,
+    trustworthy,
+    values,
+)
+from eval.collection import Shelved
 from eval.datasets import Dataset
 from eval.degraded import contenders
-from eval.makers import shelf_of_collection
+from eval.make import MadeSet
+from eval.makers import Question, shelf_of_collection
 from eval.systems import Pooled
+from rag.errors import InvalidInput
 
 SYSTEMS = contenders(0.5, depths=())
 CHOICES = sum(not one.degraded for one in SYSTEMS)
@@ -90,3 +101,15 @@ def test_a_judged_collection_from_beginning_to_end(lighthouse, judged, tmp_path)
     )
     assert (again.made, again.agreement) == (made, row.agreement)
     assert pools == {p: p.read_bytes() for p in pools}, "nothing was asked twice"
+
+
+def test_one_question_has_no_halves():
+    with pytest.raises(InvalidInput, match="has no halves"):
+        halves(matrix([0.5, 0.5], questions=1), SYSTEMS[:2])
+
+
+def test_a_set_of_one_kind_cannot_check_itself(lighthouse, tmp_path):
+    made = MadeSet([Question("m1", "Who lit the lamp?", "span", "d", "d", ("d",))], [], {})
+    source = Shelved(lighthouse, "lighthouse")
+    with pytest.raises(InvalidInput, match="all others than keywords"):
+        self_check(source, made, 0.5, tmp_path, show=False)

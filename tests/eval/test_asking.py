@@ -129,3 +129,16 @@ def test_a_relevant_document_that_is_not_there_is_named(lighthouse):
     gone = Dataset("gone", {}, {}, {"q": "?"}, {"q": {"no.md": 1}}, {"q": ["x"]})
     with pytest.raises(InvalidInput, match=r"'no\.md', judged for question 'q', is not in"):
         check_there(lighthouse, "lighthouse", gone, [Question("q", "?")])
+
+
+def test_without_accepted_answers_the_file_is_named():
+    bare = Dataset("made", {}, {}, {"q": "Who?"}, {"q": {"d": 1}})
+    with pytest.raises(InvalidInput, match="has no question with a relevant document") as found:
+        pick(bare, None, 0)
+    assert "answers.jsonl" in found.value.hint
+
+
+def test_none_is_no_number_of_questions():
+    judged = Dataset("x", {}, {}, {"q": "Who?"}, {"q": {"d": 1}}, {"q": ["she"]})
+    with pytest.raises(InvalidInput, match="0 cannot be asked"):
+        pick(judged, 0, 0)

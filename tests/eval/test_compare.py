@@ -2,13 +2,15 @@
 
 import io
 import math
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from eval.compare import compare_sides, show, told
-from eval.datasets import load_dataset
+from eval.datasets import load_dataset, write_judgements
 from eval.gates import parse_gate
 from eval.runs import write_run
 from eval.sides import open_sides
@@ -80,7 +82,8 @@ def test_only_what_is_shown_is_said(found, tmp_path):
     folder = small_experiment(tmp_path / "home", many, runs).folder
     sure = compare_sides(*open_sides(f"{folder}:x", f"{folder}:y"))
     assert "B is shown to be different at 5%: nDCG@10 better." in shown(sure)
-    assert "Not shown to be different: R@10" in shown(sure), "it is 1 on both sides"
+    assert "No question differs: R@10." in shown(sure), "it is 1 on both sides"
+    assert "R@10 (0.0000)" not in shown(sure), "how little would be shown is not known then"
 
 
 def test_values_are_paired_by_question_whatever_their_order(experiment):
@@ -172,3 +175,31 @@ def test_gates_of_one_comparison_add_their_measures(experiment):
     found = compare_sides(*sides, ["R@10"], [parse_gate("AP >= 0")])
     assert [one.measure for one in found.differences] == ["R@10", "AP"]
     assert found.passed
+
+
+def test_run_files_are_measured_on_judgements_of_documents_elsewhere(tmp_path, dataset):
+    """A set that `rag eval make` wrote has no corpus.jsonl."""
+    write_judgements(tmp_path / "made", dataset)
+    for name, at in (("x", 5), ("y", 1)):
+        run = ranked_at(dataset, name, dict.fromkeys(dataset.judged, at))
+        write_run(tmp_path / f"{name}.trec", run)
+    files = [str(tmp_path / f"{name}.trec") for name in "xy"]
+    done = CliRunner().invoke(app, ["eval", "compare", *files, "--dataset", str(tmp_path / "made")])
+    assert done.exit_code == 0, done.output
+    assert "What is 000?" in done.output
+    assert "first d001\n" in done.output, "no colon where no text is at hand"
+
+
+@pytest.mark.parametrize("module", ["compare", "report"])
+def test_a_module_errs_in_a_line_as_the_command_does(tmp_path, module):
+    sides = ["nothing"] * (2 if module == "compare" else 1)
+    done = subprocess.run(
+        [sys.executable, "-m", f"eval.{module}", *sides, "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, "as for whatever is not found"
+    assert "Traceback" not in done.stderr
+    assert "Error: There is no experiment 'nothing'" in done.stderr
+    assert "`rag eval ls` lists" in done.stderr

@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from eval.datasets import Dataset, load_dataset, open_dataset, write_dataset
+from eval.datasets import (
+    Dataset,
+    load_dataset,
+    load_judgements,
+    open_dataset,
+    write_dataset,
+    write_judgements,
+)
 from rag.errors import InvalidInput, MissingExtra
 
 SMALL = Dataset(
@@ -86,3 +93,36 @@ def test_empty_lines_do_not_matter(folder):
 def test_ir_datasets_is_named_where_it_is_missing():
     with pytest.raises((MissingExtra, InvalidInput), match="ir_datasets"):
         open_dataset("ir_datasets:no/such/set")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "judges no question"),
+        ("queries.jsonl", '{"_id": "q1", "text": null}\n', "queries.jsonl:1: `text` is no string"),
+        ("answers.jsonl", '{"_id": "q1", "answers": "heron"}\n', "1: `answers` is no list of str"),
+    ],
+)
+def test_judgements_of_documents_elsewhere_are_held_to_the_same(tmp_path, file, text, said):
+    write_judgements(tmp_path, SMALL)
+    assert load_judgements(tmp_path).answers == SMALL.answers
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InvalidInput, match=said):
+        load_judgements(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["queries.jsonl", "qrels/test.tsv"])
+def test_a_mark_before_the_text_is_nothing_and_another_encoding_is_named(folder, file):
+    """Windows' editors write the one, and some save in the other."""
+    text = (folder / file).read_text("utf8")
+    (folder / file).write_text(text, "utf-8-sig")
+    assert load_dataset(folder) == SMALL
+    (folder / file).write_text(text, "utf-16")
+    with pytest.raises(InvalidInput, match="is not encoded in UTF-8"):
+        load_dataset(folder)
+
+
+def test_relevant_is_what_is_judged_above_zero():
+    judged = Dataset("x", {}, {}, {"q": "?"}, {"q": {"b": 2, "a": 1, "c": 0, "d": -1}})
+    assert judged.relevant("q") == ("a", "b")
+    assert judged.relevant("unjudged") == ()

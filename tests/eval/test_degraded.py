@@ -54,3 +54,8 @@ def test_names_are_ones_own_and_more_than_twelve():
     assert len({one.name for one in found}) == len(found) >= 12
     assert {one.degraded for one in found} == {True, False}
     assert not Contender("x", found[0].system).degraded
+
+
+def test_reranking_alone_is_no_system_of_its_own_where_that_is_how_the_reranker_blends():
+    systems = [one.system.choices for one in contenders(1.0) if one.system.choices.rerank_limit]
+    assert len(set(systems)) == len(systems)

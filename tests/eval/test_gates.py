@@ -121,3 +121,9 @@ def test_the_chance_to_pass_is_what_happens():
     assert 0.4 < chance < 0.7
     assert chance_to_pass(np.zeros(9), 0.0) == 1.0
     assert chance_to_pass(np.zeros(9), 0.1) == 0.0
+
+
+def test_one_question_passes_no_gate():
+    """Its bootstrap draws that question alone, so that its bound would be its difference."""
+    with pytest.raises(InvalidInput, match="anything from 1 question"):
+        judge(Gate("AP", -0.1), np.array([0.5]), np.array([0.5]))

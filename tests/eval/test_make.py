@@ -147,6 +147,11 @@ def test_the_command_makes_checks_and_applies_a_review(lighthouse, tmp_path):
     assert "it cannot say which of the two is better" in said
     assert "1 dropped" in said
     assert "self_check" not in about_made(folder)
+    left = review(console, folder / REVIEW, folder)
+    check_collection(console, lighthouse, NAME, left, folder, tmp_path / "home", 0)
+    assert -1 <= about_made(folder)["self_check"]["tau"] <= 1, "a review can be checked as well"
+    states = [one.state for one in every(tmp_path / "home")]
+    assert states == ["done", "done"], "another set is another experiment"
 
 
 def test_the_command_line_says_what_is_missing():
@@ -155,3 +160,5 @@ def test_the_command_line_says_what_is_missing():
     result = CliRunner().invoke(app, ["make"])
     assert isinstance(result.exception, InvalidInput)
     assert "Of which collection?" in str(result.exception)
+    result = CliRunner().invoke(app, ["make", "--reviewed", "review.tsv", "--check"])
+    assert "Of which collection?" in str(result.exception), "before anything is written"

@@ -143,3 +143,29 @@ def test_recall_by_hand(tmp_path):
         "q000": {"d000": 3.0, "d002": 2.0, "d001": 1.0}, "q001": {"d000": 2.0, "d001": 1.0},
     })  # fmt: skip
     assert recall_by_depth(run, dataset, 4).tolist() == [0.25, 0.5, 0.75, 0.75]
+
+
+def test_tuning_has_a_report_too(tmp_path):
+    """Its rows have titles, and their systems are objects."""
+    made = begin("tune", "x", {}, tmp_path)
+    values = {"present settings": [0.0, 1.0, 0.0], "chosen": [1.0, 1.0, 0.0]}
+    made.keep_values({n: {"nDCG@10": np.array(v)} for n, v in values.items()}, ["a", "b", "c"])
+    made.note(rows=[
+        {"title": title, "system": {"name": "dbsf", "fusion": "dbsf"}, "ms": ms}
+        for title, ms in (("present settings", 20.0), ("chosen", 10.0))
+    ])  # fmt: skip
+    page = gather(made, home=tmp_path)
+    assert [(row.name, row.ms) for row in page.rows] == [
+        ("present settings", 20.0),
+        ("chosen", 10.0),
+    ]
+    assert page.best == "chosen"
+    assert any("are too kind" in note for note in page.notes)
+
+
+def test_rankings_that_were_not_kept_are_said_to_be_missing(tmp_path):
+    dataset = small_dataset(tmp_path / "small", 3)
+    made = begin("answers", "x", {"dataset": dataset.fingerprint()}, tmp_path)
+    made.note(dataset=dict(dataset.opened))
+    made.keep_values({"quote": {"holds": np.ones(3)}}, dataset.judged)
+    assert "No plot of recall by depth: no rankings were kept." in gather(made).missing

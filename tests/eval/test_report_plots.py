@@ -105,3 +105,10 @@ def test_text_is_written_as_it_is():
     """A $ begins no formula, and is found by searching the page."""
     texts = [one.text for one in ET.fromstring(waterfall(POINTS)).iter() if one.text]
     assert f"1 {HOSTILE}" in texts
+
+
+@pytest.mark.filterwarnings("error")
+def test_as_many_stages_as_an_answer_has_fit():
+    names = ("condense", "embed", "retrieve", "rerank", "pack", "support", "generate", "cite")
+    drawn = waterfall([Point(1, "quote", 0.5, 0.4, 0.6, 8.0, dict.fromkeys(names, 1.0))])
+    assert all(name in drawn for name in names)

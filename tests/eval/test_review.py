@@ -103,3 +103,10 @@ def test_a_review_that_is_not_there(tmp_path):
 def test_ids_that_no_line_can_hold_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="tabs or line breaks"):
         write_made(tmp_path, MadeSet([question("Who lit it?", "d\t1")], [], {}), {})
+
+
+def test_a_table_in_another_encoding_is_named(folder):
+    text = (folder / REVIEW).read_text("utf8")
+    (folder / REVIEW).write_text(text, "utf-16")  # as "Unicode text" of a spreadsheet is
+    with pytest.raises(InvalidInput, match="is not encoded in UTF-8"):
+        read_review(folder / REVIEW)

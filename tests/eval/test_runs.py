@@ -52,9 +52,23 @@ def test_a_file_that_is_not_there(tmp_path):
         read_run(tmp_path / "none.trec")
 
 
-def test_ids_with_spaces_do_not_fit_the_format():
-    with pytest.raises(InvalidInput, match="'a b'"):
-        list(lines_of(Run("x", {"q": {"a b": 1.0}})))
+def test_ids_may_hold_spaces_as_ragstones_do(tmp_path):
+    run = Run("x", {"q 1": {"my report.pdf": 1.0, "b": 0.5}})
+    write_run(tmp_path / "run.trec", run)
+    assert all(len(line.split()) == 6 for line in (tmp_path / "run.trec").read_text().splitlines())
+    assert read_run(tmp_path / "run.trec") == run
+
+
+@pytest.mark.parametrize("id_", ["", "a\tb", "a\nb", "a\u00a0b", "a\u2420b"])
+def test_ids_that_do_not_fit_the_format(id_):
+    with pytest.raises(InvalidInput, match="cannot hold the id"):
+        list(lines_of(Run("x", {"q": {id_: 1.0}})))
+
+
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "run.trec").write_bytes("q1 Q0 Mühle 1 1.0 x\n".encode("latin-1"))
+    with pytest.raises(InvalidInput, match="is not encoded in UTF-8"):
+        read_run(tmp_path / "run.trec")
 
 
 def test_a_document_ranks_where_its_best_chunk_does():

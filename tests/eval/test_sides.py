@@ -172,3 +172,27 @@ def test_a_line_holds_nothing_that_moves_a_cursor():
     assert one_line("a\x1b[2Jb\n\tc\u202ed") == "a [2Jb c d"
     assert one_line("word " * 99, 12) == "word word wo…"
     assert one_line("x" * 12, 12) == "x" * 12
+
+
+def test_an_experiment_without_values_is_not_called_interrupted(tmp_path):
+    """As those of `rag eval make --check` and of MTEB."""
+    experiment = begin("agreement", "small", {"dataset": "x"}, tmp_path)
+    experiment.note(rows=[])
+    with pytest.raises(InvalidInput, match="keeps no values per question") as found:
+        open_sides(experiment.id, experiment.id, home=tmp_path)
+    assert found.value.hint == f"`rag eval show {experiment.id}` prints what it found."
+
+
+def test_a_system_that_found_nothing_is_compared_as_any_other(tmp_path, dataset):
+    nothing = Run("nothing", {query: {} for query in dataset.judged})
+    right = ranked_at(dataset, "right", dict.fromkeys(dataset.judged, 1))
+    folder = small_experiment(tmp_path / "home", dataset, [nothing, right]).folder
+    a, b = open_sides(f"{folder}:nothing", f"{folder}:right")
+    assert (a.run.rankings, a.of("AP").sum(), b.of("AP").mean()) == ({}, 0.0, 1.0)
+
+
+def test_what_tuning_chose_is_said_to_be_chosen_on_half_of_the_questions(tmp_path):
+    experiment = begin("tune", "small", {}, tmp_path)
+    experiment.keep_values({"now": {"AP": np.ones(2)}, "chosen": {"AP": np.ones(2)}}, ["a", "b"])
+    a, _ = open_sides(f"{experiment.id}:now", f"{experiment.id}:chosen", home=tmp_path)
+    assert any("are too kind" in note for note in a.notes)

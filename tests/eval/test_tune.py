@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from eval import tune as tuning
 from eval.adopt import adopt, back
 from eval.choose import tuning_half
 from eval.datasets import Dataset
@@ -178,7 +179,7 @@ def test_the_experiment_keeps_the_whole_grid_and_the_models_are_asked_once(tmp_p
         judged(), source, Choices("dbsf"), Terms(budget_ms=1e6), home=tmp_path, progress=False
     )
     assert again.chosen == first.chosen
-    assert len(asked) == 1  # the one question that warms the models up before timing
+    assert not asked, "nor is a question asked to warm the models up where none is left to time"
 
 
 def test_too_few_questions_are_refused(tmp_path):
@@ -283,3 +284,9 @@ def test_a_collection_in_ragstone_is_tuned_with_its_own_models(rag, tmp_path):
     assert now.rerank_limit == found.chosen.choices.rerank_limit
     assert now.fusion == found.chosen.choices.fusion
     show(Console(), found, "c")
+
+
+def test_every_option_of_the_module_reaches_the_terms(monkeypatch):
+    given = ["--budget-ms", "7", "--percentile", "8", "--margin", "0.9", "--least", "30"]
+    monkeypatch.setattr("sys.argv", ["tune", "f", *given, "--seed", "4", "--timed", "5"])
+    assert tuning._terms(tuning._options()) == Terms(7.0, 8.0, 0.9, 30, 4, 5)

@@ -22,3 +22,8 @@ def test_vectors_and_indexes_of_another_precision_are_others(tmp_path):
 
 
 TORCH = Engines(name="torch", device="cpu")
+
+
+def test_no_texts_have_no_vectors(lighthouse, tmp_path):
+    embedder = lighthouse.parts.embedder
+    assert VectorCache(embedder, tmp_path).embed([]).shape == (0, embedder.dim)

@@ -1,14 +1,21 @@
 """`rag eval tune` as the command line calls it."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from ir_measures import nDCG
 from typer.testing import CliRunner
 
 from eval.adopt import adopt
+from eval.collection import Shelved, check_judged
+from eval.datasets import Dataset
+from eval.retrieval import evaluate
+from eval.systems import standard
 from rag import collection as shelf
 from rag.errors import InvalidInput, NotFound
 from rag.orchestrator import Orchestrator
+from rag.sources import Source
 from services.eval_command import app
 
 
@@ -51,3 +58,17 @@ def test_too_few_questions_are_refused_before_anything_is_asked(tmp_path):
     (folder / "made.json").write_text(json.dumps({"tau": 0.31}))
     with pytest.raises(InvalidInput, match=r"a tau of 0\.31 only"):
         call("c", str(folder), "--write", *where)
+
+
+def test_judgements_of_another_collection_are_refused_not_counted_as_failures(tmp_path):
+    with Orchestrator.open(tmp_path, profile="starter") as rag:
+        shelf.create(rag.parts, rag.scope, "c")
+        rag.add(Source(name="a", origin="a", id="a b", text="The heron wades."), collection="c")
+        judged = Dataset("j", {}, {}, {"q": "What wades?"}, {"q": {"a b": 1, "gone": 1, "x": 0}})
+        assert check_judged(rag, "c", judged).startswith("1 of 2 relevant documents are not in c")
+        whole = replace(judged, qrels={"q": {"a b": 1}})
+        assert check_judged(rag, "c", whole) == ""
+        with pytest.raises(InvalidInput, match="holds none of the 1 documents that j judges"):
+            check_judged(rag, "c", replace(judged, qrels={"q": {"gone": 1}}))
+        _, rows = evaluate(whole, Shelved(rag, "c"), standard(0.5, ()), [nDCG @ 10], tmp_path)
+    assert {row.quality["nDCG@10"].mean for row in rows} == {1.0}, "an id with a space is no hurdle"
