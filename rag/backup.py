@@ -22,10 +22,11 @@ from uuid import uuid4
 import numpy as np
 from pydantic import SecretStr
 
+from rag import revisions
 from rag.archive import READ_BYTES, Manifest, Member, Writer
 from rag.catalog import Catalog, Collection
 from rag.collection import index_of
-from rag.database import newest_revision, utc
+from rag.database import utc
 from rag.disk import written_whole
 from rag.errors import Conflict, NotFound, RagError
 from rag.ledger import Ledger
@@ -151,7 +152,7 @@ def _content(parts: Parts, ledger: Ledger, on_step: OnStep) -> Pieces[tuple[Writ
         id=uuid4().hex,
         created_at=begun.isoformat(),
         made_by=_versions(),
-        revision=newest_revision(),
+        revision=revisions.newest(),
         settings=settings_of(parts.settings),
         last_ids=ids,
         counts={**counts, "objects": objects, "points": points},

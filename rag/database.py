@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from rag import revisions
 from rag.errors import Conflict, InvalidInput, StorageFull, StoreUnreachable
 from rag.tables import schema
 
-MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
-OBJECTS_LOCK = MIGRATION_LOCK + 1
+OBJECTS_LOCK = revisions.MIGRATION_LOCK + 1
 CONNECTIONS = 32  # kept open to SQLite
 ROWS_AT_ONCE = 1000
 # A process that stands still within a transaction (it was stopped, its machine sleeps) holds locks
@@ -48,7 +44,7 @@ class Database:
         """Connect and bring the schema up to date. Raises StoreUnreachable, InvalidInput."""
         database = cls(_engine(url))
         with database.write() as connection:
-            _migrate(connection)
+            revisions.bring_to(connection, revisions.newest())
         return database
 
     @classmethod
@@ -68,14 +64,14 @@ class Database:
 
     def _fill(self, revision: str, fill: Callable[[sa.Connection], None]) -> None:
         with self.write() as connection:
-            _migrate(connection, revision)
-            if MigrationContext.configure(connection).get_current_revision() != revision:
+            revisions.bring_to(connection, revision)
+            if revisions.current(connection) != revision:
                 raise Conflict(
                     "The database has tables of another version of Ragstone.",
                     hint="Use a database without tables.",
                 )
             fill(connection)
-            _migrate(connection)
+            revisions.bring_to(connection, revisions.newest())
 
     def close(self) -> None:
         """Give the connections back; the database is not usable afterwards."""
@@ -222,34 +218,6 @@ def has_rows(url: str) -> bool:
             return any(connection.execute(query).first() is not None for query in queries)
     finally:
         database.close()
-
-
-def newest_revision() -> str:
-    """The revision of the schema that this version of Ragstone works with."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
-def knows_revision(revision: str) -> bool:
-    """Whether a schema of this revision can be brought up to date."""
-    script = ScriptDirectory.from_config(_config())
-    return revision in {one.revision for one in script.walk_revisions()}
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "rag:migrations")
-    return config
-
-
-def _migrate(connection: sa.Connection, revision: str = "head") -> None:
-    if connection.engine.name == "postgresql":
-        # Two services that start together must not both create the tables.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
 
 
 def _is_full(url: sa.URL, error: BaseException | None) -> bool:

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.exc import DataError, IntegrityError
 
-from rag import unfinished
+from rag import revisions, unfinished
 from rag.archive import Archive, Manifest, refused
 from rag.backup import OnStep, Step, ignore, settings_of
 from rag.catalog import Collection
 from rag.collection import index_of
-from rag.database import Database, has_rows, knows_revision, utc
+from rag.database import Database, has_rows, utc
 from rag.errors import Conflict, MalformedBackup, StorageFull
 from rag.fsck import examine
 from rag.ledger import Ledger
@@ -86,7 +86,7 @@ def _opened(path: Path, on_step: OnStep) -> Archive:
 def _verified(archive: Archive, on_step: OnStep) -> list[Collection]:
     """The backup's collections, once everything in it fits together. Raises MalformedBackup."""
     manifest = archive.manifest
-    if not knows_revision(manifest.revision):
+    if manifest.revision not in revisions.known():
         raise MalformedBackup(
             f"The backup was made by Ragstone {manifest.made_by.get('ragstone')}, which is newer"
             " than this.",

@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 from qdrant_client import QdrantClient
 
-from rag import backup, unfinished
+from rag import backup, revisions, unfinished
 from rag import collection as shelf
 from rag import restore as module
 from rag.archive import Archive, Writer
 from rag.catalog import Catalog
-from rag.database import Database, newest_revision
+from rag.database import Database
 from rag.errors import Conflict, MalformedBackup, StorageFull, StoreUnreachable
 from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
@@ -357,7 +357,7 @@ def test_one_of_older_tables_is_brought_up_to_date(docs, small, tmp_path):
         with restored.parts.database.read() as connection:
             made = {index["name"] for index in sa.inspect(connection).get_indexes("generations")}
         assert "generations_state" in made  # which is younger
-    assert newest_revision() > "0006"
+    assert revisions.newest() > "0006"
 
 
 def interrupt(monkeypatch, owner, name: str):
