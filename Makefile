@@ -11,9 +11,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/rag demo $(if $(PROFILE),--profile $(PROFILE))
 
-# Two at a time, the longest first: many tests wait for processes of theirs.
+# Three at a time, the longest first: many tests wait for processes of theirs.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The long proofs, of which `make test` runs samples. About an hour: a kill takes 14 s.
 soak: .venv/installed-dev

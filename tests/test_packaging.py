@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("rag", "services", "eval")
 RUNNING_EXTRAS = ("postgres", "s3", "ocr", "eval", "mteb")
-USERS_OWN = {"ir_datasets"}  # used where a user has it
+USERS_OWN = {"ir_datasets", "ranx"}  # used where a user has them
 
 
 def test_the_wheel_runs_the_demo(tmp_path):

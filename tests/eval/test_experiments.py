@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from eval.experiments import begin, every, find
 from rag.errors import InvalidInput
+from services import eval_command
 from services.eval_command import app
 
 
@@ -23,8 +25,9 @@ def home(tmp_path):
     return tmp_path
 
 
-def test_the_list_has_the_state_of_each_and_says_what_cannot_be_read(home):
-    done = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["ls", "--out", str(home)])
+def test_the_list_has_the_state_of_each_and_says_what_cannot_be_read(home, monkeypatch):
+    monkeypatch.setattr(eval_command, "out", Console(width=400))
+    done = CliRunner().invoke(app, ["ls", "--out", str(home)])
     assert done.exit_code == 0, done.output
     rows = {line.split()[1]: line for line in done.output.splitlines() if line.startswith("│")}
     states = {id_.split("-")[0]: line for id_, line in rows.items()}
