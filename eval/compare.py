@@ -261,11 +261,11 @@ def _show_moved(console: Console, found: Comparison) -> None:
         if moved:
             console.print(f"\n[bold]{title}[/], by {measure}")
         for one in moved:
-            for line in told(one):
+            for line in described(one):
                 console.print(escape(line), soft_wrap=True)
 
 
-def told(one: Moved) -> list[str]:
+def described(one: Moved) -> list[str]:
     """A question that changed, line by line."""
     lines = [f"{one.change:+.3f}  {_with_text(one.query, one.question)}"]
     for side, seen in (("A", one.a), ("B", one.b)):

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from eval.compare import compare_sides, show, told
+from eval.compare import compare_sides, described, show
 from eval.datasets import load_dataset, write_judgements
 from eval.gates import parse_gate
 from eval.runs import write_run
@@ -66,7 +66,7 @@ def test_the_questions_that_changed_most_come_with_their_texts(found):
     assert won.a.first_text == "Title 001: The text of document 001."
     assert (lost.relevant, lost.a.rank, lost.b.rank) == ("d002", 1, 12)
     assert lost.relevant_text == "Title 002: The text of document 002."
-    assert told(lost)[1:3] == [
+    assert described(lost)[1:3] == [
         "        A 1.000: the relevant one first",
         "        B 0.000: the relevant one at 12, first d000: Title 000: The text of document 000.",
     ]
@@ -203,3 +203,13 @@ def test_a_module_errs_in_a_line_as_the_command_does(tmp_path, module):
     assert "Traceback" not in done.stderr
     assert "Error: There is no experiment 'nothing'" in done.stderr
     assert "`rag eval ls` lists" in done.stderr
+
+
+def test_as_a_module_it_says_what_the_command_says(experiment):
+    """A name of the module's own must not be taken by what runs it."""
+    sides = [f"{experiment.folder}:plain", f"{experiment.folder}:better"]
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.compare", *sides], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "What is 000?" in done.stdout
