@@ -23,7 +23,7 @@ from rich.table import Table
 
 from eval.agreement import LEAST_TAU, trustworthy
 from eval.answering import BUDGETS, Answering, Budget, Threshold, choose_budget, fit_threshold
-from eval.choose import DEPTHS, Gate, choose, distinct, gate, grid, named, tuning_half
+from eval.choose import DEPTHS, SIGNIFICANT, Gate, choose, distinct, gate, grid, named, tuning_half
 from eval.collection import CACHE, Shelved, check_judged, indexed
 from eval.contexts import span_recall
 from eval.datasets import Dataset, load_dataset, load_judgements
@@ -476,7 +476,7 @@ def show(console: Console, tuned: Tuned, title: str) -> None:
     console.print(table)
     lines = [
         *([f"note: {tuned.note}"] if tuned.note else []),
-        f"reranking is no better than going without: p = {tuned.p:.4f}",
+        _of_reranking(tuned.p),
         *map(str, tuned.gates),
     ]
     if tuned.detectable:  # 0: it is what is there now
@@ -538,6 +538,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HOME, help="where the experiment is kept")
     parser.add_argument("--cache", type=Path, default=CACHE, help="indexes and vectors")
     return parser.parse_args()
+
+
+def _of_reranking(p: float) -> str:
+    shown = "better" if p <= SIGNIFICANT else "not shown to be better"
+    return f"reranking is {shown} than going without: p = {p:.4f}, on the tuning half"
 
 
 if __name__ == "__main__":

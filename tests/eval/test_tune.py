@@ -290,3 +290,8 @@ def test_every_option_of_the_module_reaches_the_terms(monkeypatch):
     given = ["--budget-ms", "7", "--percentile", "8", "--margin", "0.9", "--least", "30"]
     monkeypatch.setattr("sys.argv", ["tune", "f", *given, "--seed", "4", "--timed", "5"])
     assert tuning._terms(tuning._options()) == Terms(7.0, 8.0, 0.9, 30, 4, 5)
+
+
+def test_what_is_said_of_reranking_follows_its_p():
+    assert tuning._of_reranking(0.0048).startswith("reranking is better than going without")
+    assert tuning._of_reranking(0.3).startswith("reranking is not shown to be better")
