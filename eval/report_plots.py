@@ -103,7 +103,7 @@ def recall_at_depth(lines: Mapping[str, NDArray[np.float64]]) -> str:
             )  # fmt: skip
         _logarithmic(axes)
         axes.set(xlabel="depth", ylabel="recall", ylim=(0, None))
-        axes.legend(frameon=False, fontsize=9, loc="upper left")
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
 
     return _svg(draw, "recall", "Recall by depth")
 
