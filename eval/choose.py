@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eval.datasets import Dataset, folded
-from eval.statistics import BLOCK, DRAWS, Interval, Values, interval
+from eval.statistics import BLOCK, DRAWS, Interval, Values, interval, lower_bound
 from eval.systems import System
 from rag.choices import Choices
 
@@ -226,5 +226,5 @@ def reality_check(values: Values, baseline: Values, *, seed: int = 0, draws: int
 def gate(against: str, chosen: Values, other: Values, margin: float, *, seed: int = 0) -> Gate:
     """Is the chosen one not worse on questions that had no part in choosing it?"""
     difference = chosen - other
-    bound = interval(difference, seed=seed, level=0.9).low  # one-sided: 5 % lie below
+    bound = lower_bound(difference, seed=seed)
     return Gate(against, interval(difference, seed=seed), bound, margin)

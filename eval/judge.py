@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from rag.errors import InvalidInput
-from rag.models.openai import OpenAICausalLM, OpenAIServer
-from rag.models.remote import Address, local_folder
-from rag.models.transport import Limits, Transport
+from rag.models.openai import OpenAICausalLM
+from rag.models.remote import remote_causal_lm
+from rag.models.transport import Limits
 from rag.sampling import Sampling
 from rag.types import Message
 
@@ -85,26 +85,9 @@ def judging(
             "A judge needs an address and the name of a model.",
             hint="Give --judge-url openai+https://host/v1 and --judge-model NAME.",
         )
-    model = _opened(model_id, url, SecretStr(api_key) if api_key else None, limits)
+    key = SecretStr(api_key) if api_key else None
+    model = remote_causal_lm(
+        model_id, url, api_key=key, limits=limits, likely_window=WINDOW, role="judge"
+    )
     with closing(model):
         yield Judge(model)
-
-
-def _opened(
-    model_id: str, url: str, api_key: SecretStr | None, limits: Limits | None
-) -> OpenAICausalLM:
-    address = Address.parse(url)
-    if address.protocol != "openai":
-        raise InvalidInput(
-            "The judge must be served over OpenAI's API.", hint="As openai+https://host/v1."
-        )
-    root = address.url.removesuffix("/v1")
-    prefix = "/v1" if address.url.endswith("/v1") else ""
-    transport = Transport(root, name="judge", setting="RAG_JUDGE", api_key=api_key, limits=limits)
-    try:
-        server = OpenAIServer(transport, address.served_as or model_id, prefix=prefix)
-        window = server.max_tokens or WINDOW
-        return OpenAICausalLM(server, model_id, local_folder(model_id), context_window=window)
-    except BaseException:
-        transport.close()
-        raise

@@ -64,6 +64,14 @@ def interval(values: Values, *, seed: int = 0, level: float = LEVEL) -> Interval
     return Interval(float(values.mean()), float(low), float(high), level)
 
 
+def lower_bound(values: Values, *, seed: int = 0, level: float = LEVEL) -> float:
+    """What the mean lies above with this level: one-sided, for asking whether something is worse.
+
+    The lower end of the two-sided interval that leaves as much on each side.
+    """
+    return interval(values, seed=seed, level=2 * level - 1).low
+
+
 def bootstrap_means(values: Values, *, seed: int = 0, draws: int = DRAWS) -> Values:
     """Means of as many questions drawn with replacement, float64 (draws,)."""
     rng, n = np.random.default_rng(seed), len(values)

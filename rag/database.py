@@ -97,14 +97,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, lasting: bool = True) -> Iterator[sa.Connection]:
-        """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull.
-
-        One that is not `lasting` saves the wait for the disk. A power cut may undo it, together
-        with what came after and was not lasting either; a killed process does not.
-        """
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction, on disk when the block ends. Raises StoreUnreachable, StorageFull."""
         with self._turn, self._translated(), self._engine.connect() as plain:
-            connection = plain.execution_options(write=True, lasting=lasting)
+            connection = plain.execution_options(write=True)
             with connection.begin():
                 yield connection
 
@@ -164,8 +160,6 @@ def _engine(url: str) -> sa.Engine:
         if connection.get_execution_options().get("write"):
             limit = f"SET LOCAL idle_in_transaction_session_timeout = {round(1000 * STILL_SECONDS)}"
             connection.exec_driver_sql(limit)
-            if not _is_lasting(connection):
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
     return engine
 
@@ -180,25 +174,17 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
+        # FULL: a committed flip survives a power cut, not only a killed process.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         # A writer takes its lock at once: a reader that turned writer half-way would deadlock.
-        if not connection.get_execution_options().get("write"):
-            connection.exec_driver_sql("BEGIN")
-            return
-        # FULL: a committed flip survives a power cut, not only a killed process.
-        level = "FULL" if _is_lasting(connection) else "NORMAL"
-        connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        write = connection.get_execution_options().get("write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
-
-
-def _is_lasting(connection: sa.Connection) -> bool:
-    return bool(connection.get_execution_options().get("lasting", True))
 
 
 def has_rows(url: str) -> bool:

@@ -236,9 +236,8 @@ class Journal:
         )
         expired = sa.and_(tasks.c.state == "running", tasks.c.lease_until <= now)
         # Two questions, each answered at the head of the index by state. Asked as one, the database
-        # would look at every task that waits, or at all that ever were. A claim that a power cut
-        # undoes is a task that waits again.
-        with self._database.write(lasting=False) as connection:
+        # would look at every task that waits, or at all that ever were.
+        with self._database.write() as connection:
             full, some_expired = _running(connection, per_collection, now)
             due = [queued, expired] if some_expired else [queued]
             found = [_first(connection, one, full) for one in due]
@@ -267,7 +266,7 @@ class Journal:
         """
         claimed = sa.and_(tasks.c.state == "running", tasks.c.owner.in_(list(held)))
         received = sa.and_(tasks.c.state == "receiving", tasks.c.job_id.in_(list(receiving)))
-        with self._database.write(lasting=False) as connection:
+        with self._database.write() as connection:
             query = tasks.update().where(sa.or_(claimed, received))
             connection.execute(query.values(lease_until=_now() + LEASE))
             return set(connection.execute(sa.select(tasks.c.owner).where(claimed)).scalars())
@@ -312,11 +311,8 @@ class Journal:
         return (row[0], row[1], row[2]) if row else None
 
     def progress(self, task: Task, stage: str, done: int, total: int) -> None:
-        """How far the task is; what is `done` will not be done again, but for a power cut.
-
-        Raises LeaseLost.
-        """
-        with self._database.write(lasting=False) as connection:
+        """How far the task is; what is `done` will not be done again. Raises LeaseLost."""
+        with self._database.write() as connection:
             self._hold(connection, task)
             got_on = {"starts": 0} if done else {}
             self._set(connection, task, stage=stage, done=done, total=total, **got_on)
@@ -511,12 +507,15 @@ class Journal:
             )  # fmt: skip
             if locked.rowcount and not changed.rowcount:
                 raise _forgotten_password()
-        if not changed.rowcount:
-            raise Conflict(
-                f"No document of job {job_id} failed or was cancelled, or it was deleted since.",
-                hint="GET /v1/jobs/{id} shows how it goes on.",
-            )
-        return self.job(scope, job_id)
+            if not changed.rowcount:
+                raise Conflict(
+                    f"No document of job {job_id} failed or was cancelled,"
+                    " or it was deleted since.",
+                    hint="GET /v1/jobs/{id} shows how it goes on.",
+                )
+            # Within the transaction, before anybody can begin: the answer is no race's end.
+            mine = _jobs(scope).where(jobs.c.id == job_id)
+            return self._job(connection, connection.execute(mine).mappings().one())
 
     def cancel(self, scope: Scope, job_id: str) -> Job:
         """Cancel what of a job is not done, what runs included. Raises NotFound."""

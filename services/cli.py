@@ -412,7 +412,8 @@ def mcp(data: Data = None, profile: Profile = None) -> None:
     from services.service import VERSION
 
     with Orchestrator.open(data, profile=profile) as rag:
-        build(rag, partial(to_thread.run_sync, abandon_on_cancel=False), VERSION).run("stdio")
+        run = partial(to_thread.run_sync, abandon_on_cancel=False)
+        build(rag, run, run, VERSION).run("stdio")
 
 
 @app.command()

@@ -50,8 +50,8 @@ class DocumentText(Wire):
 Collection = Annotated[str, Field(description="The collection; search says which there are.")]
 
 
-def build(rag: Orchestrator, run: Runs, version: str) -> MCPServer[Any]:
-    """A server over one orchestrator, whose calls `run` takes elsewhere."""
+def build(rag: Orchestrator, run: Runs, answer: Runs, version: str) -> MCPServer[Any]:
+    """A server over one orchestrator, whose calls `run` takes elsewhere, and `answer` questions."""
     server: MCPServer[Any] = MCPServer("ragstone", instructions=INSTRUCTIONS, version=version)
 
     @server.tool(annotations=READS)
@@ -73,7 +73,7 @@ def build(rag: Orchestrator, run: Runs, version: str) -> MCPServer[Any]:
     ) -> AskResponse:
         """Answer a question from the user's documents, each statement with its proof."""
         call = partial(rag.ask, question, collection=collection, filter=filter)
-        return AskResponse.of(await _told(run, call))
+        return AskResponse.of(await _told(answer, call))
 
     @server.tool(annotations=READS)
     async def get_document(

@@ -4,6 +4,7 @@ A model is a collection; `plain` answers without retrieval. Errors are in OpenAI
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from functools import partial
@@ -21,7 +22,7 @@ from rag import types as t
 from rag.errors import InvalidInput, NotFound, Overloaded, RagError, TooLarge
 from rag.generate import Generator as AnswerGenerator
 from rag.generate import plain
-from rag.settings import LATE_INTERACTION
+from rag.settings import LATE_INTERACTION, QUOTE
 from services import problems
 from services.events import EventStream
 from services.openai_words import (
@@ -37,6 +38,8 @@ from services.openai_words import (
 )
 from services.service import CLIENT_GONE, Running, Service
 from services.threads import first, last, unless_gone
+
+log = logging.getLogger(__name__)
 
 MOST_EMBEDDED_CHARS = 2_000_000  # in one request
 
@@ -57,6 +60,9 @@ class OpenAIRoute(APIRoute):
                 return _refused(error)
             except (RagError, HTTPException) as error:
                 return _failed(error)
+            except Exception as error:
+                log.error("%s failed", request.url.path, exc_info=error)
+                return JSONResponse(_error(error), 500)
 
         return translating
 
@@ -67,6 +73,9 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
 def _refused(error: RequestValidationError) -> Response:
     """400 naming the first parameter that is wrong."""
     found = error.errors()[0]
+    if found["type"] == "json_invalid":
+        body = error_object("The body is no JSON.", "invalid_request_error", code="invalid_json")
+        return JSONResponse(body, 400)
     where = [str(step) for step in found["loc"][1:]]
     param = ".".join(where) or None
     if found["type"] == "extra_forbidden":
@@ -113,13 +122,16 @@ async def models(service: Running) -> dict[str, Any]:
 async def model(name: str, service: Running) -> dict[str, Any]:
     """One of them."""
     found = await service.calls.run(partial(_models, service))
-    return next((one for one in found if one["id"] == name), None) or _no_model(name)
+    for one in found:
+        if one["id"] == name:
+            return one
+    raise _no_model(name)
 
 
 def _models(service: Service) -> list[dict[str, Any]]:
     collections = service.parts.catalog.collections(service.scope)
     found = [_model(one.name, int(one.created_at.timestamp())) for one in collections]
-    if service.parts.settings.models.generator != "quote":
+    if service.parts.settings.models.generator != QUOTE:
         found.append(_model(PLAIN, 0))
     return found
 
@@ -128,8 +140,8 @@ def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "ragstone"}
 
 
-def _no_model(name: str) -> dict[str, Any]:
-    raise NotFound(
+def _no_model(name: str) -> NotFound:
+    return NotFound(
         f"The model {name[:80]!r} does not exist.",
         hint="A model is a collection: GET /v1/models lists them.",
     )
@@ -162,12 +174,14 @@ async def chat_completions(
 def _answer(service: Service, body: ChatRequest) -> Generator[t.AnswerEvent]:
     history, asked = body.turns()
     sampling = body.sampling()
+    sampling.validate(service.parts.settings.max_new_tokens)
     if body.model == PLAIN:
         yield from _plain(service.parts.generator, (*history, asked), body)
         return
-    known = service.parts.catalog.collections(service.scope)
-    if body.model not in {one.name for one in known}:
-        _no_model(body.model)
+    try:
+        service.parts.catalog.collection(service.scope, body.model)
+    except NotFound:
+        raise _no_model(body.model) from None
     events = service.orchestrator.stream(
         asked.content,
         collection=body.model,
@@ -209,7 +223,7 @@ class ChatWords:
         self._body = body
         self._id = f"chatcmpl-{uuid4().hex}"
         self._created = int(time.time())
-        self._documents = f"{base}/v1/documents/{{id}}/original?collection={body.model}"
+        self._base = base
         self._begun = False
 
     def whole(self, answer: t.Answer) -> dict[str, Any]:
@@ -218,7 +232,7 @@ class ChatWords:
             "role": "assistant",
             "content": answer.text,
             "refusal": None,
-            "annotations": annotations(answer, self._documents),
+            "annotations": annotations(answer, self._base, self._body.model),
         }
         choice = {
             "index": 0,
@@ -240,7 +254,7 @@ class ChatWords:
         if not isinstance(made, t.Answer):
             return b"" if self._begun else self._role()
         last = self._chunk(
-            {"annotations": annotations(made, self._documents)},
+            {"annotations": annotations(made, self._base, self._body.model)},
             finish_reason=made.finish_reason,
             ragstone=RagstoneOut.of(made).model_dump(mode="json"),
         )

@@ -3,21 +3,23 @@
 A parameter that would change the answer and cannot be carried out is refused by its name; those
 that change nothing here are ignored:
 
-    user, safety_identifier, metadata, store, service_tier, prompt_cache_key, verbosity,
-    parallel_tool_calls
+    user, safety_identifier, metadata, store, service_tier, prompt_cache_key, parallel_tool_calls
 
 and so are others at the value that means "as usual" (n 1, penalties 0, no tools, text format).
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rag import types as t
+from rag.cite import MARKER
 from rag.errors import InvalidInput
 from rag.sampling import Sampling
 from services.schemas import CitationOut, CutOut, FilterIn, HitOut, Text, Wire
@@ -26,7 +28,7 @@ PLAIN = "plain"  # the model that answers without retrieval
 
 IGNORED = frozenset({
     "user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key",
-    "verbosity", "parallel_tool_calls",
+    "parallel_tool_calls",
 })  # fmt: skip
 # What a client may say as long as it says nothing: the values that change no answer.
 AS_USUAL: dict[str, tuple[object, ...]] = {
@@ -42,9 +44,6 @@ AS_USUAL: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
-    "best_of": (1,),
-    "echo": (False,),
-    "encoding_format": ("float",),
 }
 
 
@@ -136,10 +135,11 @@ class ChatRequest(OpenAIRequest):
         do_sample = self.do_sample
         if do_sample is None and self.temperature is not None:
             do_sample = not greedy
+        length = self.max_completion_tokens
         return Sampling(
             None if greedy else self.temperature,
             self.top_p,
-            self.max_completion_tokens or self.max_tokens,
+            self.max_tokens if length is None else length,
             do_sample,
             self.seed,
             stop,
@@ -182,29 +182,38 @@ class RagstoneOut(Wire):
         )
 
 
-def annotations(answer: t.Answer, documents: str) -> list[dict[str, Any]]:
+def annotations(answer: t.Answer, base: str, collection: str) -> list[dict[str, Any]]:
     """OpenAI's `url_citation`s: where in the text a marker stands, and where it leads.
 
-    `documents` is the URL of the route that gives a document's original.
+    That is the document's own address on the web, or the route of its original below `base`.
     """
-    found, at = [], 0
+    marks = [
+        (found.start(), found.end(), {int(number) for number in re.findall(r"\d+", found[1])})
+        for found in MARKER.finditer(answer.text)
+    ]
+    made = []
+    # Citations come in the order of their sentences: each has the next marker of its number. (One
+    # that proves several sentences comes once, so what follows it may stand at an earlier marker.)
+    left = {n: iter([at for at in marks if n in at[2]]) for *_, some in marks for n in some}
     for citation in answer.citations:
-        marker = f"[{citation.marker}]"
-        start = answer.text.find(marker, at)
-        start = answer.text.find(marker) if start < 0 else start
-        at = start + len(marker)
-        is_url = citation.source.startswith(("http://", "https://"))
-        url = citation.source if is_url else documents.replace("{id}", citation.document_id)
-        found.append({
+        start, end, _ = next(left[citation.marker])
+        made.append({
             "type": "url_citation",
             "url_citation": {
-                "start_index": max(start, 0),
-                "end_index": max(at, 0),
+                "start_index": answer.text.index("[", start),  # a marker may have a space before
+                "end_index": end,
                 "title": citation.title,
-                "url": url,
+                "url": _url(citation, base, collection),
             },
         })  # fmt: skip
-    return found
+    return made
+
+
+def _url(citation: t.Citation, base: str, collection: str) -> str:
+    if citation.source.startswith(("http://", "https://")):
+        return citation.source
+    where = quote(citation.document_id, safe="")
+    return f"{base}/v1/documents/{where}/original?collection={quote(collection, safe='')}"
 
 
 def usage(used: t.Usage) -> dict[str, int]:

@@ -71,10 +71,10 @@ def score_folder(
     files = csv_files(source)
     how.validate(rag)
     target.mkdir(parents=True, exist_ok=True)
-    done = _begun(target / PROGRESS, _made_from(files, how))
+    done = _begun(target / PROGRESS, _made_from(source, files, how))
     failed = sum(one.error is not None for one in done.values())
     told(len(done), failed)
-    rows = (row for row in rows_of(files) if (row.file, row.number) not in done)
+    rows = (row for row in rows_of(source, files) if (row.file, row.number) not in done)
     with (target / PROGRESS).open("a", encoding="utf8") as progress:
         while part := list(islice(rows, batching.mini_batch)):
             for one in _score_part(rag, part, how, batching):
@@ -103,11 +103,10 @@ def csv_files(source: Path) -> list[Path]:
     return files
 
 
-def rows_of(files: Sequence[Path]) -> Iterator[Row]:
-    """Every row of the files, in order. Raises InvalidInput for one without the column."""
-    folder = Path(os.path.commonpath([file.parent for file in files]))
+def rows_of(source: Path, files: Sequence[Path]) -> Iterator[Row]:
+    """Every row of a folder's files, in order. Raises InvalidInput for one without the column."""
     for file in files:
-        name = str(file.relative_to(folder))
+        name = file.relative_to(source).as_posix()
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             if COLUMN not in (reader.fieldnames or ()):
@@ -141,9 +140,14 @@ def _score_part(
         batching.wait(2.0**attempt)
 
 
-def _made_from(files: Sequence[Path], how: Scoring) -> dict[str, Any]:
-    contents = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _made_from(source: Path, files: Sequence[Path], how: Scoring) -> dict[str, Any]:
+    contents = {file.relative_to(source).as_posix(): _digest(file) for file in files}
     return {"files": contents, "scoring": asdict(how)}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _begun(path: Path, made_from: dict[str, Any]) -> dict[tuple[str, int], Done]:

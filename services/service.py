@@ -208,7 +208,7 @@ async def _lifespan(
     try:
         async with AsyncExitStack() as stack:
             if agents:
-                serving = _serving_agents(app, orchestrator, calls, settings)
+                serving = _serving_agents(app, orchestrator, calls, answers)
                 await stack.enter_async_context(serving)
             yield
     finally:
@@ -227,13 +227,14 @@ async def _lifespan(
 
 @asynccontextmanager
 async def _serving_agents(
-    app: FastAPI, orchestrator: Orchestrator, calls: Pool, settings: Settings
+    app: FastAPI, orchestrator: Orchestrator, calls: Pool, answers: Pool
 ) -> AsyncIterator[None]:
-    server = mcp_server.build(orchestrator, calls.run, VERSION)
+    server = mcp_server.build(orchestrator, calls.run, answers.run, VERSION)
     served = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=JSON_BYTES,
-        host=settings.host,  # on the loopback interface other Host headers are refused
+        # On the loopback interface other Host headers are refused.
+        host=orchestrator.parts.settings.host,
     )
     app.router.routes.extend(served.routes)
     async with server.session_manager.run():

@@ -262,24 +262,28 @@ def remote_causal_lm(
     limits: Limits | None = None,
     dialect: Dialect = "openai",
     context_window: int = 0,
+    likely_window: int = 0,
+    role: str = "generator",
 ) -> OpenAICausalLM:
     """A language model on a server that speaks OpenAI's API. Raises as `remote_encoder`.
 
-    `context_window` 0: what the server says. `dialect` names the server where it takes more than
-    OpenAI's parameters (`rag.models.openai`).
+    `context_window` 0: what the server says, `likely_window` where it says nothing. `dialect` names
+    the server where it takes more than OpenAI's parameters (`rag.models.openai`), `role` what the
+    settings and errors call it.
     """
     parsed = Address.parse(address)
     if parsed.protocol != "openai":
         raise InvalidInput(
-            "A generator must be served over OpenAI's API.",
-            hint="Set RAG_GENERATOR_URL to openai+http://host:port/v1.",
+            f"A {role} must be served over OpenAI's API.",
+            hint=f"Set RAG_{role.upper()}_URL to openai+http://host:port/v1.",
         )
-    transport = _transport(parsed, "generator", api_key, limits)
+    transport = _transport(parsed, role, api_key, limits)
     try:
         served_as, prefix = _served_as(parsed, model_id), _prefix(parsed)
         server = OpenAIServer(transport, served_as, prefix=prefix, dialect=dialect)
         folder = local_folder(model_id)
-        return OpenAICausalLM(server, model_id, folder, context_window=context_window)
+        window = context_window or server.max_tokens or likely_window
+        return OpenAICausalLM(server, model_id, folder, context_window=window)
     except BaseException:
         transport.close()
         raise

@@ -214,16 +214,20 @@ def pick_device(name: str | None) -> torch.device:
 def pass_tokens(model: PreTrainedModel, batch_tokens: int) -> int:
     """What a forward pass costs whatever is in it, in tokens; see `Batcher`.
 
-    Measured on a GPU, which computes thousands of tokens while its kernels are being launched. It
-    is the warm-up as well.
+    Measured on a GPU, which computes thousands of tokens while its kernels are being launched.
     """
-    if model.device.type != "cuda":
-        return PASS_TOKENS
-    few, many = (1, 16), (batch_tokens // 256, 256)
-    return launch_tokens(
-        (16, min(_seconds(model, *few) for _ in range(3))),
-        (batch_tokens, min(_seconds(model, *many) for _ in range(3))),
+    return measured_pass_tokens(model, batch_tokens) if model.device.type == "cuda" else PASS_TOKENS
+
+
+def measured_pass_tokens(model: PreTrainedModel, batch_tokens: int) -> int:
+    """`pass_tokens` by two passes, one of next to nothing and a full one; the warm-up as well."""
+    # Half of its positions: some models begin to count them behind the padding's.
+    length = min(256, model.config.max_position_embeddings // 2)
+    rows = max(2, batch_tokens // length)
+    few, many = (
+        min(_seconds(model, *shape) for _ in range(3)) for shape in ((1, length), (rows, length))
     )
+    return launch_tokens((length, few), (rows * length, many))
 
 
 def launch_tokens(few: tuple[int, float], many: tuple[int, float]) -> int:
@@ -239,11 +243,17 @@ def launch_tokens(few: tuple[int, float], many: tuple[int, float]) -> int:
 @torch.inference_mode()
 def _seconds(model: PreTrainedModel, rows: int, length: int) -> float:
     ids = torch.ones((rows, length), dtype=torch.int64, device=model.device)
-    torch.cuda.synchronize(model.device)
+    _wait_for(model.device)
     start = time.perf_counter()
     model(input_ids=ids, attention_mask=ids)
-    torch.cuda.synchronize(model.device)
+    _wait_for(model.device)
     return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    """A GPU computes behind the caller's back."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _dtype(device: torch.device, half: torch.dtype) -> torch.dtype:

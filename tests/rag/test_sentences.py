@@ -152,8 +152,7 @@ def test_a_sentence_alone_starts_and_ends_where_it_did(text):
     ],
     ids=["prose", "dots", "stops", "spaces", "wrapped", "quotes"],
 )
-def test_a_megabyte_takes_seconds_at_most(text):
-    """0.2 s are usual; with a loop in a loop it would be hours. Of this thread, not the clock's."""
-    started = time.thread_time()
+def test_a_megabyte_takes_less_than_a_second(text):
+    started = time.thread_time()  # other work on the machine does not count
     sentence_spans(text)
-    assert time.thread_time() - started < 5.0
+    assert time.thread_time() - started < 1.0

@@ -34,7 +34,7 @@ def talking(server, talk):
 @pytest.fixture
 def server(parts):
     """A server in this process, over the collections of the tests."""
-    return build(Orchestrator(parts, Scope("default")), run, "1.0")
+    return build(Orchestrator(parts, Scope("default")), run, run, "1.0")
 
 
 def call(server, tool, **arguments):

@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from rag import types as t
+from services.openai_words import annotations
 from tests.services.serving import BELL_ROCK
 
 QUESTION = {"role": "user", "content": "Who built the Bell Rock lighthouse?"}
@@ -133,6 +135,38 @@ def test_a_wrong_value_names_its_parameter(client, lighthouses):
     response = complete(client, lighthouses, temperature=9)
     said = is_openai_error(response, 400, "invalid_request_error", "invalid_input")
     assert "temperature" in said
+
+
+def test_a_body_that_is_no_json_is_said_so(client):
+    response = client.post(
+        "/v1/chat/completions", content="{", headers={"content-type": "application/json"}
+    )
+    is_openai_error(response, 400, "invalid_request_error", "invalid_json")
+
+
+def test_a_length_of_0_is_refused_not_forgotten(lm_client):
+    response = complete(lm_client, "plain", max_completion_tokens=0, max_tokens=5)
+    assert "max_new_tokens" in is_openai_error(
+        response, 400, "invalid_request_error", "invalid_input"
+    )
+
+
+def test_markers_are_found_where_they_stand_and_ids_are_quoted():
+    """Two sentences of passage 1, the second of two passages; an id that is no path."""
+
+    def cited(marker, document_id, source=""):
+        return t.Citation(marker, document_id, "T", source, None, (), "q", 0, 1, t.Scores())
+
+    answer = t.Answer(
+        text="A. [1] B [1, 2].",
+        citations=(cited(1, "a b/c?"), cited(1, "a b/c?"), cited(2, "d", "https://x.org/d")),
+        abstained=False, question="?", hits=(), models={}, timings={}, usage=t.Usage(), trace_id="",
+    )  # fmt: skip
+    found = [one["url_citation"] for one in annotations(answer, "http://h", "c")]
+    spans = [answer.text[one["start_index"] : one["end_index"]] for one in found]
+    assert spans == ["[1]", "[1, 2]", "[1, 2]"]
+    assert found[0]["url"] == "http://h/v1/documents/a%20b%2Fc%3F/original?collection=c"
+    assert found[2]["url"] == "https://x.org/d"
 
 
 def test_an_unknown_model_is_a_404_as_at_openai(client):

@@ -69,6 +69,17 @@ def test_each_row_has_its_prediction_with_number_and_file(rag, source, tmp_path)
     assert read(tmp_path / "out" / ERRORS) == []
 
 
+def test_a_file_is_named_from_the_folder_that_was_given(rag, tmp_path):
+    """Also where all files lie deeper; and a folder that was moved is the same run."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    write(tmp_path / "in" / "deep" / "a.csv", ["The ferry"])
+    run(rag, tmp_path / "in", tmp_path / "out")
+    assert read(tmp_path / "out" / PREDICTIONS)[0]["file"] == "deep/a.csv"
+    (tmp_path / "in").rename(tmp_path / "moved")
+    _, seen = run(rag, tmp_path / "moved", tmp_path / "out")
+    assert seen == [(1, 0)]
+
+
 def test_full_text_and_retrieval(rag, source, tmp_path, lighthouses, client):
     whole = Scoring(GREEDY.sampling, full_text=True)
     run(rag, source, tmp_path / "whole", whole)

@@ -271,15 +271,11 @@ def trickling_port():
         thread.join()
 
 
-BUSY_SECONDS = 15  # for imports and processes, on a machine with other work
-
-
-def test_a_silent_hub_is_given_up(tmp_path, silent_port, trickling_port):
+def test_a_silent_hub_is_given_up_within_five_seconds(tmp_path, silent_port, trickling_port):
     ports = (silent_port, trickling_port)
-    assert load.HUB_SECONDS < 5, "what is promised"
     clients = [start_client(tmp_path / str(port), port, "acme/tiny") for port in ports]
     for result in map(finish, clients):
-        assert load.HUB_SECONDS <= result["seconds"] < 5 + BUSY_SECONDS
+        assert load.HUB_SECONDS <= result["seconds"] < 5
         assert "acme/tiny is not on this machine" in result["error"]
         assert "--profile starter" in result["hint"]
 
@@ -290,7 +286,7 @@ def test_a_closed_port_is_an_unreachable_hub(tmp_path):
     result = ask(tmp_path, port, "acme/tiny")
     assert "cannot be reached" in result["error"]
     assert "rag models pull acme/tiny --to FOLDER" in result["hint"]
-    assert result["seconds"] < 5 + BUSY_SECONDS
+    assert result["seconds"] < 5
 
 
 class Hub(BaseHTTPRequestHandler):

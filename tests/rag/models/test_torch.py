@@ -11,11 +11,17 @@ from transformers import (
 )
 
 from rag.errors import ModelUnavailable
+from rag.models.batching import PASS_TOKENS
 from rag.models.encoders import LocalCrossEncoder, LocalEncoder, Queueing
 from rag.models.load import ModelFiles
 from rag.models.presets import embedder_preset
 from rag.models.tokens import load_tokenizer
-from rag.models.torch import TorchCrossEncoder, TorchEncoder, launch_tokens
+from rag.models.torch import (
+    TorchCrossEncoder,
+    TorchEncoder,
+    launch_tokens,
+    measured_pass_tokens,
+)
 from tests import tiny_models
 
 TEXTS = [*tiny_models.CORPUS, "", "The heron. " * 40, "Fähre"]
@@ -173,6 +179,14 @@ def test_a_broken_model_is_named(tiny, tmp_path, encoder):
     (folder / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
         encoder(folder)
+
+
+@pytest.mark.parametrize("name", ["bge", "reranker"])
+def test_measuring_a_pass_stays_within_the_models_positions(tiny, name):
+    """Tiny models have few; on a GPU one position too many ends the process."""
+    auto = AutoModel if name == "bge" else AutoModelForSequenceClassification
+    model = auto.from_pretrained(tiny[name]).eval()
+    assert PASS_TOKENS <= measured_pass_tokens(model, 512) <= 512
 
 
 def test_what_a_pass_costs_in_tokens():
