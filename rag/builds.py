@@ -28,7 +28,7 @@ from rag.database import Database, utc
 from rag.errors import Conflict, NotFound, RagError
 from rag.journal import Failure, LeaseLost
 from rag.store import PREFIX
-from rag.tables import collections, documents, generations, jobs, migrations, tasks
+from rag.tables import collections, documents, generations, jobs, migrations, tasks, traces
 from rag.types import Scope
 
 State = Literal["building", "ready", "flipping", "flipped", "returning", "failed", "dropping"]
@@ -457,7 +457,7 @@ class Builds:
                 lease_until=None, updated_at=_now(),
             )
         )  # fmt: skip
-        for table in (tasks, jobs):
+        for table in (tasks, jobs, traces):
             mine = table.update().where(table.c.collection_id == old.id)
             connection.execute(mine.values(collection_id=new.id))
 

@@ -42,6 +42,8 @@ from rag.tables import (
     migrations,
     tasks,
     token_chunks,
+    trace_documents,
+    traces,
 )
 from rag.types import Metadata, Scope
 
@@ -644,7 +646,7 @@ class Catalog:
         either = sa.or_(migrations.c.collection_id == found.id, migrations.c.build_id == found.id)
         connection.execute(migrations.delete().where(either))
         _forget_enclosed(connection, mine)
-        for table in (tasks, jobs, token_chunks, documents, generations):
+        for table in (traces, tasks, jobs, token_chunks, documents, generations):
             connection.execute(table.delete().where(table.c.collection_id == found.id))
         connection.execute(collections.delete().where(collections.c.id == found.id))
         connection.execute(doomed_vectors.insert().values(physical=found.physical))
@@ -657,6 +659,7 @@ class Catalog:
         mine = sa.and_(
             documents.c.collection_id == found.id, documents.c.document_id.in_(document_ids)
         )
+        _forget_shown(connection, found.id, document_ids)
         query = sa.select(documents.c.document_id, documents.c.generation).where(mine)
         live = {row.document_id: row.generation for row in connection.execute(query)}
         if not live:
@@ -937,6 +940,21 @@ def _forget_enclosed(connection: sa.Connection, which: sa.ColumnElement[bool]) -
     """Forget the attachments of some generations, before these are deleted."""
     ids = sa.select(generations.c.id).where(which)
     connection.execute(enclosed.delete().where(enclosed.c.generation.in_(ids)))
+
+
+def _forget_shown(connection: sa.Connection, collection_id: int, ids: Sequence[str]) -> None:
+    """Forget what traces hold of a few hundred documents: with a text that was read, all of it."""
+    shown = sa.select(trace_documents.c.trace_id).where(trace_documents.c.document_id.in_(ids))
+    here = traces.c.collection_id == collection_id
+    connection.execute(
+        traces.delete().where(here, traces.c.id.in_(shown.where(trace_documents.c.read)))
+    )
+    connection.execute(
+        trace_documents.delete().where(
+            trace_documents.c.document_id.in_(ids),
+            trace_documents.c.trace_id.in_(sa.select(traces.c.id).where(here)),
+        )
+    )
 
 
 def _live_row(connection: sa.Connection, found: Collection, document_id: str) -> sa.Row[Any] | None:

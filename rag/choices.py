@@ -21,6 +21,7 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
 LEAST_PASSAGES = 5  # that an answer is looked for in
 UNRANKED_PASSAGES = 20  # the same where nothing is reranked: the context budget is what ends it
 NAMES = frozenset({"fusion", *RANGES})
+PRIVATE = "private"  # a setting of a collection: no trace of its answers is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ def choices(collection: Collection, settings: Settings) -> Choices:
     }
     own = {name: value for name, value in collection.settings.items() if name in NAMES}
     return Choices(**{**configured, **own})
+
+
+def is_traced(collection: Collection, settings: Settings) -> bool:
+    """Whether traces of its answers are kept: not of a private collection."""
+    return settings.traces_kept_days > 0 and not collection.settings.get(PRIVATE, False)
 
 
 def chosen_instead(collection: Collection, own: Mapping[str, Any]) -> Collection:

@@ -22,7 +22,7 @@ from rag.types import Scope
 log = logging.getLogger(__name__)
 
 BEFORE_TUNING = "before_tuning"  # the choices that tuning replaced, to go back to
-SETTINGS = {"bm25_language", BEFORE_TUNING, *choices.NAMES}
+SETTINGS = {"bm25_language", choices.PRIVATE, BEFORE_TUNING, *choices.NAMES}
 
 
 def create(
@@ -123,6 +123,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"A collection has no setting {', '.join(unknown)}.",
             hint=f"There are: {', '.join(sorted(SETTINGS))}.",
         )
+    if not isinstance(settings.get(choices.PRIVATE, False), bool):
+        raise InvalidInput(f"{choices.PRIVATE} must be true or false.")
     choices.check_choices(settings)
     before = settings.get(BEFORE_TUNING, {})
     if not isinstance(before, Mapping) or not set(before) <= choices.NAMES:

@@ -43,6 +43,7 @@ class LanguageModel(Protocol):
     """An engine that runs a causal LM."""
 
     id: str
+    revision: str  # of its weights; empty where a server does not say
     context_window: int  # tokens of prompt and answer together
     marks: tuple[str, ...]  # what its tokenizer reads as special tokens
 
@@ -76,19 +77,22 @@ class Generated:
     """A running answer: its text stream, and what is known about it already.
 
     `quotes` are the spans that the text consists of, when it consists of quotes; None: the text
-    has to be compared with the passages. `context` is what the generator really read.
+    has to be compared with the passages. `context` is what the generator really read; `prompt` the
+    conversation that a language model did.
     """
 
     stream: TextStream
     context: Context
     quotes: tuple[Quote, ...] | None = None
     cuts: tuple[Cut, ...] = ()
+    prompt: tuple[Message, ...] = ()
 
 
 class Generator(Protocol):
     """What answers from a context."""
 
     id: str
+    revision: str
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as this generator counts its context."""
@@ -102,6 +106,7 @@ class LanguageModelGenerator:
 
     def __init__(self, model: LanguageModel, *, default_new_tokens: int) -> None:
         self.id = model.id
+        self.revision = model.revision
         self.model = model
         self.default_new_tokens = default_new_tokens
 
@@ -129,7 +134,8 @@ class LanguageModelGenerator:
         left_out = len(request.context.passages) - len(context.passages)
         why = f"the window of {self.id} holds {self.model.context_window} tokens"
         cuts = (Cut(f"{left_out} passages", why),) if left_out else ()
-        return Generated(self.model.stream(messages, sampling), context, cuts=cuts)
+        stream = self.model.stream(messages, sampling)
+        return Generated(stream, context, cuts=cuts, prompt=messages)
 
     def _tokens(self, messages: Sequence[Message]) -> int:
         return self.model.count_tokens(self.model.render(messages))

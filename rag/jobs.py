@@ -261,6 +261,11 @@ class Ingestor:
         paint_all(parts)
         parts.catalog.drop_doomed()
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
+        settings = parts.settings
+        parts.traces.forget(
+            now - timedelta(days=settings.traces_kept_days),
+            now - timedelta(days=settings.feedback_kept_days),
+        )
         drop_vectors(parts)
 
     # Giving way: while questions come, few documents are worked on at once

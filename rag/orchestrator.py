@@ -15,10 +15,10 @@ from rag import collection as shelf
 from rag import ingest as steps
 from rag import listing
 from rag import types as t
-from rag.answer import compose
+from rag.answer import compose, kept, trace_of
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
-from rag.choices import answered_from, choices, chosen_instead
+from rag.choices import answered_from, choices, chosen_instead, is_traced
 from rag.cite import cite
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
@@ -29,7 +29,7 @@ from rag.objects import digest
 from rag.pack import pack
 from rag.parts import Parts, open_parts
 from rag.patch import as_patched, change
-from rag.question import check_question, check_search
+from rag.question import Asked, check_question, check_search
 from rag.rerank import rerank as by_relevance
 from rag.retrieve import Mode, retrieve
 from rag.sampling import Sampling
@@ -86,7 +86,10 @@ class Orchestrator:
         """
         parts, timings = self.parts, Timings()
         check_question(question, history, sampling, parts.settings)
-        shelved = chosen_instead(parts.catalog.collection(self.scope, collection), instead or {})
+        asked = Asked(
+            question, collection, tuple(history), sampling, filter, limit, dict(instead or {})
+        )
+        shelved = chosen_instead(parts.catalog.collection(self.scope, collection), asked.instead)
         generator = parts.generator_for(shelved)
         with timings.stage("condense"):
             standalone, notes = condense(question, history, generator)
@@ -112,7 +115,11 @@ class Orchestrator:
         with timings.stage("cite"):
             cited = cite(text, generated.context, generated.quotes)
         yield from cited.citations
-        yield compose(request, found, support, generated, cited, parts, timings, notes)
+        answer = compose(request, found, support, generated, cited, parts, timings, notes)
+        if is_traced(shelved, parts.settings):
+            trace = trace_of(asked, request, found, generated, text, answer, parts)
+            answer = kept(answer, trace, parts, self.scope)
+        yield answer
 
     def search(
         self,
@@ -171,11 +178,14 @@ class Orchestrator:
             )
             hits, behind = as_patched(parts, found, hits, conditions)
             cuts += behind
-        candidates = len(hits)
+        candidates, dropped = len(hits), []
         reranker = parts.reranker_for(found) if rerank and chosen.rerank_limit else None
         if reranker is not None:
             with timings.stage("rerank"):
                 depth = max(chosen.rerank_limit, limit)
+                dropped = [
+                    t.Dropped(hit, f"reranking reads the best {depth}") for hit in hits[depth:]
+                ]
                 frequencies = parts.frequencies(self.scope, found)
                 budget = settings.rerank_budget_ms
                 hits, late = by_relevance(
@@ -188,7 +198,10 @@ class Orchestrator:
                     blend=chosen.rerank_blend,
                 )
                 cuts += late
-        return t.SearchResult(tuple(hits[:limit]), timings.seconds, tuple(cuts), candidates)
+        worse = [t.Dropped(hit, f"not among the best {limit}") for hit in hits[limit:]]
+        return t.SearchResult(
+            tuple(hits[:limit]), timings.seconds, tuple(cuts), candidates, (*worse, *dropped)
+        )
 
     def ingest(
         self,

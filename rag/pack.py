@@ -1,9 +1,10 @@
 """Hits -> context within a token budget. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from rag.types import Chunk, Context, Cut, Hit, Passage, Scores
+from rag.types import Chunk, Context, Cut, Dropped, Hit, Passage, Scores
 
 MAX_LEAD = 64  # characters of white space between neighbours that are merged
 
@@ -14,18 +15,21 @@ def pack(hits: Sequence[Hit], *, budget: int, count_tokens: Callable[[str], int]
     Neighbouring chunks of one document become one passage that reads as the document does;
     texts seen before are dropped. `count_tokens` counts as the generator does.
     """
-    fresh = _without_repeats(hits)
-    kept, cuts = _within(fresh, budget, count_tokens)
-    if len(fresh) < len(hits):
-        what = f"{len(hits) - len(fresh)} hits"
-        cuts.append(Cut(what, "their text is in the context already"))
+    fresh, repeated = _without_repeats(hits)
+    kept, beyond = _within(fresh, budget, count_tokens)
+    dropped = [Dropped(hit, f"the context holds {budget} tokens") for hit in beyond]
+    dropped += [Dropped(hit, "its text is in the context already") for hit in repeated]
+    reasons = Counter(one.why for one in dropped)
+    cuts = tuple(Cut(f"{count} hits", why) for why, count in reasons.items())
     passages = tuple(_passage(n, run, count_tokens) for n, run in enumerate(_runs(kept), 1))
-    return Context(passages, sum(passage.tokens for passage in passages), tuple(cuts))
+    tokens = sum(passage.tokens for passage in passages)
+    return Context(passages, tokens, cuts, tuple(dropped))
 
 
-def _without_repeats(hits: Sequence[Hit]) -> list[Hit]:
+def _without_repeats(hits: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
     best = {_words(hit): hit for hit in reversed(hits)}
-    return [hit for hit in hits if best[_words(hit)] is hit]
+    fresh = [hit for hit in hits if best[_words(hit)] is hit]
+    return fresh, [hit for hit in hits if best[_words(hit)] is not hit]
 
 
 def _words(hit: Hit) -> str:
@@ -34,18 +38,14 @@ def _words(hit: Hit) -> str:
 
 def _within(
     hits: Sequence[Hit], budget: int, count_tokens: Callable[[str], int]
-) -> tuple[list[Hit], list[Cut]]:
-    kept: list[Hit] = []
+) -> tuple[Sequence[Hit], Sequence[Hit]]:
+    """(the first hits that fit, the rest)."""
     left = budget
-    for hit in hits:
-        tokens = count_tokens(hit.chunk.embedded_text)
-        if tokens > left:
-            break  # the next best is not let in before this one: rank decides, not length
-        kept.append(hit)
-        left -= tokens
-    dropped = len(hits) - len(kept)
-    cuts = [Cut(f"{dropped} hits", f"the context holds {budget} tokens")] if dropped else []
-    return kept, cuts
+    for at, hit in enumerate(hits):
+        left -= count_tokens(hit.chunk.embedded_text)
+        if left < 0:
+            return hits[:at], hits[at:]  # rank decides, not length: no shorter one slips in
+    return hits, []
 
 
 def _runs(hits: Sequence[Hit]) -> list[list[Hit]]:

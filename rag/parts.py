@@ -32,6 +32,7 @@ from rag.retrieve import LiveGenerations
 from rag.score_cache import ScoreCache
 from rag.settings import LATE_INTERACTION, NO_RERANKER, QUOTE, Settings
 from rag.store import VectorStore
+from rag.traces import Traces
 from rag.types import Scope
 
 _T = TypeVar("_T")
@@ -90,6 +91,11 @@ class Parts:
     def parsers(self) -> ParserPool:
         """The child processes that parse files."""
         return self._once("parsers", self._load_parsers)
+
+    @property
+    def traces(self) -> Traces:
+        """How answers came about."""
+        return Traces(self.database, self.catalog)
 
     @property
     def builds(self) -> Builds:

@@ -19,7 +19,15 @@ from rag.collection import index_of
 from rag.errors import NotFound, RagError
 from rag.parts import Parts
 from rag.sources import check_id
-from rag.tables import collections, documents, generations, jobs, tasks
+from rag.tables import (
+    collections,
+    documents,
+    generations,
+    jobs,
+    tasks,
+    trace_documents,
+    traces,
+)
 from rag.types import Scope
 
 WAIT_SECONDS = 30.0  # for whoever is just ingesting the document to let go of it
@@ -176,6 +184,7 @@ def _count(
             "generations": _rows(connection, *_of(generations, indexes, document_id)),
             "job records": _rows(connection, *of_tasks),
             "jobs of this document alone": _own_jobs(connection, indexes, document_id, job_ids),
+            "traces of answers": _shown(connection, indexes, document_id),
         }
         objects = _objects(connection, indexes, document_id) | (earlier.objects if earlier else {})
         users = _other_users(connection, scope, indexes, document_id, objects) if earlier else {}
@@ -211,6 +220,17 @@ def _own_jobs(
         ~sa.and_(*_of(tasks, indexes, document_id)),
     )
     return _rows(connection, jobs.c.id.in_(job_ids), ~other)
+
+
+def _shown(connection: sa.Connection, indexes: Sequence[Collection], document_id: str) -> int:
+    """How many traces hold something of it."""
+    here = traces.c.collection_id.in_([found.id for found in indexes])
+    return _rows(
+        connection,
+        traces.c.id == trace_documents.c.trace_id,
+        trace_documents.c.document_id == document_id,
+        here,
+    )
 
 
 def _objects(

@@ -1,6 +1,8 @@
-"""What a question may be. Everything wrong with a request is said before any work is done."""
+"""A question as it was asked. Everything wrong with it is said before any work is done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from rag.errors import InvalidInput, TooLarge
 from rag.sampling import Sampling
@@ -8,6 +10,19 @@ from rag.settings import Settings
 from rag.types import Message
 
 ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with all that its sender decided; see `Orchestrator.stream`."""
+
+    question: str
+    collection: str = "default"
+    history: tuple[Message, ...] = ()
+    sampling: Sampling = Sampling()  # noqa: RUF009 - frozen
+    filter: Mapping[str, Any] | None = None
+    limit: int | None = None
+    instead: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_question(

@@ -49,6 +49,7 @@ class QuoteGenerator:
     """At most `most` sentences, each followed by the marker of its passage."""
 
     id = QUOTE
+    revision = ""  # it has no weights of its own
 
     def __init__(self, late_interaction: LateInteractionReranker, *, most: int) -> None:
         self._late_interaction = late_interaction

@@ -41,10 +41,12 @@ class CrossEncoder(Protocol):
 class Reranker(Protocol):
     """What scores passages. `blend` is the weight of its score against the one before it.
 
-    `pace` is the speed that its passes were measured at.
+    `revision` is that of its weights, empty where a server does not say; `pace` is the speed that
+    its passes were measured at.
     """
 
     id: str
+    revision: str
     blend: float
     pace: Pace
 
@@ -84,6 +86,7 @@ class CrossEncoderReranker:
         pace: Pace | None = None,
     ) -> None:
         self.id = id
+        self.revision = revision
         self.pace = pace or Pace()
         self._model = model
         self._key = f"{id}@{revision}"
@@ -125,6 +128,7 @@ class LateInteractionReranker:
     id = LATE_INTERACTION
 
     def __init__(self, embedder: Embedder, *, blend: float = 0.5, pace: Pace | None = None) -> None:
+        self.revision = embedder.revision
         self.blend = blend
         self.pace = pace or Pace()
         self._embedder = embedder

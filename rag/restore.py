@@ -109,13 +109,18 @@ def _verified(archive: Archive, on_step: OnStep) -> list[Collection]:
 
 def _check_rows(archive: Archive, ledger: Ledger) -> list[Collection]:
     found = []
-    for table in KEPT:
+    for table in _tables(archive):
         rows = archive.lines(f"catalog/{table.name}.jsonl")
         while batch := list(islice(rows, UPSERT)):
             ledger.expect(table.name, batch)
             if table is collections:
                 found += [_collection(row) for row in batch]
     return found
+
+
+def _tables(archive: Archive) -> list[sa.Table]:
+    """Those that there were when the backup was written."""
+    return [table for table in KEPT if table.name in archive.manifest.counts]
 
 
 def _check_objects(archive: Archive, ledger: Ledger, on_step: OnStep) -> None:
@@ -260,7 +265,7 @@ def _fill_catalog(settings: Settings, archive: Archive, on_step: OnStep) -> Data
     manifest = archive.manifest
 
     def fill(connection: sa.Connection) -> None:
-        for table in KEPT:
+        for table in _tables(archive):
             insert(connection, table.name, archive.lines(f"catalog/{table.name}.jsonl"))
             on_step(Step(table.name, manifest.counts[table.name], manifest.counts[table.name]))
         set_last_ids(connection, manifest.last_ids)

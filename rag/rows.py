@@ -11,14 +11,28 @@ from rag.tables import (
     collections,
     documents,
     enclosed,
+    feedback,
     generations,
     jobs,
     tasks,
     token_chunks,
+    trace_documents,
+    traces,
 )
 
 # In the order in which they refer to each other.
-KEPT = (collections, generations, enclosed, documents, token_chunks, jobs, tasks)
+KEPT = (
+    collections,
+    generations,
+    enclosed,
+    documents,
+    token_chunks,
+    jobs,
+    tasks,
+    traces,
+    trace_documents,
+    feedback,
+)
 # What is to be deleted, what is built aside, and who writes a backup, is nothing that a restored
 # catalog has to know.
 LEFT_OUT = ("doomed", "doomed_vectors", "backups", "migrations")
@@ -90,7 +104,7 @@ def _kept(table: sa.Table) -> sa.Select[Any]:
     if table is enclosed:
         theirs = sa.select(generations.c.id).where(live)
         return table.select().where(enclosed.c.generation.in_(theirs))
-    if table is documents or table is token_chunks:
+    if table in (documents, token_chunks, traces):
         return table.select().where(table.c.collection_id.in_(served))
     if table is tasks:
         return table.select().where(tasks.c.state != "receiving")

@@ -162,6 +162,10 @@ class Settings(BaseSettings):
     max_answers: int = Field(16, ge=1)  # questions answered at once
     answers_waiting: int = Field(32, ge=0)  # questions that wait for their turn; more get 429
 
+    # Traces of answers.
+    traces_kept_days: float = Field(30.0, ge=0)  # 0: none are kept
+    feedback_kept_days: float = Field(365.0, ge=0)  # those that have feedback
+
     # Serve.
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)

@@ -162,3 +162,43 @@ backups = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("lease_until", _Time, nullable=False),
 )
+# Answers as they came about; see rag/trace.py. `body` is compressed JSON.
+traces = sa.Table(
+    "traces",
+    schema,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("collection_id", _Id, sa.ForeignKey("collections.id"), nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("question", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("traces_collection", "collection_id", "created_at"),
+    sa.Index("traces_created", "created_at"),
+)
+# Candidates by document, so that what shows a document goes with it.
+trace_documents = sa.Table(
+    "trace_documents",
+    schema,
+    sa.Column(
+        "trace_id",
+        sa.String(32),
+        sa.ForeignKey("traces.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    sa.Column("document_id", sa.String(512), primary_key=True),
+    sa.Column("read", sa.Boolean, nullable=False),  # its text is in the trace, as a passage
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("trace_documents_document", "document_id"),
+)
+feedback = sa.Table(
+    "feedback",
+    schema,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column(
+        "trace_id", sa.String(32), sa.ForeignKey("traces.id", ondelete="CASCADE"), nullable=False
+    ),
+    sa.Column("rating", sa.String(8), nullable=False),  # up, down
+    sa.Column("correction", sa.Text, nullable=False),
+    sa.Column("comment", sa.Text, nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Index("feedback_trace", "trace_id"),
+)

@@ -164,12 +164,21 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """A hit that went no further, and why."""
+
+    hit: Hit
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
-    """The passages that the generator reads."""
+    """The passages that the generator reads, and the hits that are in none of them."""
 
     passages: tuple[Passage, ...]
     tokens: int
     cuts: tuple[Cut, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +217,15 @@ class Usage:
 class SearchResult:
     """Hits, best first, with the seconds each stage took and what was left out.
 
-    `candidates` counts what was retrieved, before reranking and `limit`.
+    `candidates` counts what was retrieved, before reranking and `limit`; `dropped` are those of
+    them that are no hits, best first.
     """
 
     hits: tuple[Hit, ...]
     timings: Mapping[str, float]
     cuts: tuple[Cut, ...] = ()
     candidates: int = 0
+    dropped: tuple[Dropped, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +234,7 @@ class Answer:
 
     `passages` are what the generator read; `support` is how likely they hold an answer, None where
     nothing judged that. `finish_reason` is `stop`, or `length` when the generator was not done.
+    `trace_id` is empty where no trace is kept.
     """
 
     text: str

@@ -568,6 +568,7 @@ class CollectionSettings(Asked):
     least_support: float | None = Field(
         None, ge=0, le=1, description="Probability below which a question is not answered."
     )
+    private: bool | None = Field(None, description="true: no trace of its answers is kept.")
 
 
 class CollectionChanges(Asked):

@@ -134,6 +134,7 @@ def load_causal_lm(
         entry.path,
         kv_cache_mb=kv_cache_mb,
         waiting=waiting,
+        revision=files.revision,
         threads=cpu.threads,
         form=form,
         turns=turns,
@@ -225,11 +226,13 @@ class OpenVINOCausalLM:
         *,
         kv_cache_mb: int,
         waiting: int,
+        revision: str = "",
         threads: int = 0,
         form: PromptForm | None = None,
         turns: Turns | None = None,
     ) -> None:
         self.id = model_id
+        self.revision = revision
         about = Description.load(folder)
         blocks = kv_cache_mb * 2**20 // about.block_bytes
         if blocks < 1:

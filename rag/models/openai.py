@@ -192,6 +192,7 @@ class OpenAICausalLM:
         self, server: OpenAIServer, model_id: str, folder: Path | None, *, context_window: int = 0
     ) -> None:
         self.id = model_id
+        self.revision = server.revision
         self._server = server
         self._own = read_object(folder / "generation_config.json") if folder else {}
         self._prompts = _prompts(server, model_id, folder)

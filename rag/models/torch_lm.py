@@ -52,6 +52,7 @@ class TorchCausalLM:
         limits: BatchLimits | None = None,
     ) -> None:
         self.id = files.id
+        self.revision = files.revision
         self._device = pick_device(device)
         self._tokenizer = load_pretrained_tokenizer(files)
         self._tokenizer_lock = threading.Lock()

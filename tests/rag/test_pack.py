@@ -105,7 +105,7 @@ def test_a_text_seen_before_is_dropped_and_reported():
         count_tokens=words,
     )
     assert [p.document_id for p in packed.passages] == ["d"]
-    assert packed.cuts == (Cut("1 hits", "their text is in the context already"),)
+    assert packed.cuts == (Cut("1 hits", "its text is in the context already"),)
 
 
 def test_the_budget_is_spent_by_rank():

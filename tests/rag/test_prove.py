@@ -61,6 +61,7 @@ def test_every_place_is_counted_and_empty_afterwards(docs):
         "generations": (1, 0),
         "job records": (1, 0),
         "jobs of this document alone": (0, 0),  # `twin` was sent in the same one
+        "traces of answers": (0, 0),
         f"text {original}": (1, 0),  # a text is its own original
     }
     assert proof.gone
