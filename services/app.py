@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import azureml, backup, chat, ingestion, migration, openai
+from services import azureml, backup, chat, ingestion, migration, openai, traces
 from services.service import build, run
 
 
@@ -19,6 +19,7 @@ def create_app(
         chat.router,
         openai.router,
         azureml.router,
+        traces.router,
     ]
     return build("Ragstone", routers, settings, orchestrator, agents=True)
 

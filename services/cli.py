@@ -149,7 +149,7 @@ def ingest(
     selection = Selection(
         tuple(include or ()), tuple(exclude or ()), gitignore, never=(settings.data,)
     )
-    given = parse_metadata(metadata or [])
+    given = parse_pairs("--metadata", metadata or [])
     wanted = Wanted(tuple(paths), collection, given, selection, delete, watch, password)
     reports = run(wanted, settings, err)
     if as_json:
@@ -214,6 +214,58 @@ def search(
         print_json(result.model_dump(mode="json"))
     else:
         show_hits(out, result)
+
+
+@app.command()
+def trace(
+    trace_id: Annotated[str | None, typer.Argument(help="Default: the newest ones.")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="Only those of it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Traces to list.")] = 20,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Why an answer says what it says: every candidate, its scores, and what became of it."""
+    from services.trace_command import show_rows, show_trace
+
+    with reached(load_settings(data=data)) as folder:
+        if trace_id is None:
+            rows = folder.traces(collection, limit)
+            if as_json:
+                print_json([row.model_dump(mode="json") for row in rows])
+            else:
+                show_rows(out, rows)
+            return
+        found = folder.trace(trace_id)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        show_trace(out, found)
+
+
+@app.command()
+def replay(
+    trace_id: Annotated[str, typer.Argument(help="The answer's; `rag trace` lists them.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="key=value, as rerank_limit=0 or generator=quote; repeatable."),
+    ] = None,
+    data: Data = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question again, and see what another setting would have answered."""
+    from services.trace_command import run_replay, show_replay
+
+    given = parse_pairs("--with", changes or [])
+    before, now = run_replay(trace_id, given, load_settings(data=data, profile=profile))
+    if as_json:
+        print_json(
+            {name: one.model_dump(mode="json") for name, one in (("before", before), ("now", now))}
+        )
+    else:
+        show_replay(out, before, now, given)
 
 
 @app.command("ls")
@@ -461,18 +513,18 @@ def opened(data: Path | None, profile: str | None) -> Iterator[Orchestrator]:
         yield found
 
 
-def parse_metadata(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
     """`key=value` pairs; a value that is JSON (a number, true, a list) is taken as such."""
-    metadata: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InvalidInput(f"--metadata takes key=value, not {pair!r}.")
+            raise InvalidInput(f"{option} takes key=value, not {pair!r}.")
         try:
-            metadata[key] = json.loads(value)
+            given[key] = json.loads(value)
         except ValueError:
-            metadata[key] = value
-    return metadata
+            given[key] = value
+    return given
 
 
 def parse_where(where: str | None) -> dict[str, Any] | None:

@@ -210,7 +210,7 @@ def _plain(
         models={"generator": generator.id},
         timings={},
         usage=pieces.usage,
-        trace_id=uuid4().hex,
+        trace_id="",
         notes=pieces.notes,
         finish_reason=pieces.finish_reason or "stop",
     )

@@ -4,7 +4,7 @@ Either way the answers are those of the API.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -12,17 +12,26 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from rag import collection as shelf
-from rag.errors import DataFolderBusy
+from rag.errors import DataFolderBusy, InvalidInput
 from rag.orchestrator import Orchestrator
 from rag.parts import open_parts
 from rag.prove import delete_proved
+from rag.replay import replay
 from rag.sampling import Sampling
 from rag.settings import Settings
-from rag.types import Scope
+from rag.types import Answer, Scope
 from services import running
 from services.client import Client, path_of
 from services.events import EVENTS, AnswerWire, wire
-from services.schemas import CollectionOut, Deleted, DocumentOut, ProofOut, SearchResponse
+from services.schemas import (
+    AskResponse,
+    CollectionOut,
+    Deleted,
+    DocumentOut,
+    ProofOut,
+    SearchResponse,
+)
+from services.trace_words import TraceOut, TraceRowOut
 
 
 class Reach(Protocol):
@@ -59,6 +68,18 @@ class Reach(Protocol):
         **options: Any,  # noqa: ANN401
     ) -> Iterator[AnswerWire]:
         """The answer in the making; the last event is all of it."""
+
+    def traces(self, collection: str | None, limit: int) -> list[TraceRowOut]:
+        """The newest traces."""
+
+    def trace(self, trace_id: str) -> TraceOut:
+        """How an answer came about. Raises NotFound."""
+
+    def replay(self, trace_id: str, changes: Mapping[str, Any]) -> AskResponse:
+        """A trace's question asked again, with changes."""
+
+    def refuse_settings(self, names: Sequence[str]) -> None:
+        """Raise InvalidInput where settings of the process cannot be changed for a command."""
 
 
 def open_or_find(settings: Settings) -> Orchestrator | str:
@@ -142,6 +163,25 @@ class InPlace:
         """With the models of this process."""
         return map(wire, self._rag.stream(question, sampling=sampling, **options))
 
+    def traces(self, collection: str | None, limit: int) -> list[TraceRowOut]:
+        """From the catalog."""
+        found = self._rag.parts.traces.rows(self._rag.scope, collection=collection, limit=limit)
+        return [TraceRowOut.of(row) for row in found]
+
+    def trace(self, trace_id: str) -> TraceOut:
+        """From the catalog."""
+        return TraceOut.of(self._rag.parts.traces.trace(self._rag.scope, trace_id))
+
+    def replay(self, trace_id: str, changes: Mapping[str, Any]) -> AskResponse:
+        """With the models of this process."""
+        asked = self._rag.parts.traces.trace(self._rag.scope, trace_id).asked
+        *_, answer = replay(self._rag, asked, changes)
+        assert isinstance(answer, Answer)
+        return AskResponse.of(answer)
+
+    def refuse_settings(self, names: Sequence[str]) -> None:
+        """The folder can be opened again with others."""
+
 
 class ByServer:
     """Asks a server."""
@@ -197,3 +237,30 @@ class ByServer:
         body = {"question": question, **options, **drawn, "stop": list(sampling.stop)}
         for name, data in self._client.stream("/v1/ask", {**body, "stream": True}):
             yield EVENTS[name].model_validate(data)
+
+    def traces(self, collection: str | None, limit: int) -> list[TraceRowOut]:
+        """GET /v1/traces."""
+        of = {} if collection is None else {"collection": collection}
+        found = self._client.get("/v1/traces", limit=limit, **of)["traces"]
+        return [TraceRowOut.model_validate(row) for row in found]
+
+    def trace(self, trace_id: str) -> TraceOut:
+        """GET /v1/traces/{id}."""
+        return TraceOut.model_validate(self._client.get(_trace_path(trace_id)))
+
+    def replay(self, trace_id: str, changes: Mapping[str, Any]) -> AskResponse:
+        """POST /v1/traces/{id}/replay."""
+        found = self._client.post(f"{_trace_path(trace_id)}/replay", {"with": dict(changes)})
+        return AskResponse.model_validate(found)
+
+    def refuse_settings(self, names: Sequence[str]) -> None:
+        """The server's are what it was started with."""
+        raise InvalidInput(
+            f"{', '.join(names)} cannot be changed for one question while the server at"
+            f" {self._client.url} has the data folder open.",
+            hint="Stop it first, or start it with that setting.",
+        )
+
+
+def _trace_path(trace_id: str) -> str:
+    return f"/v1/traces/{quote(trace_id, safe='')}"

@@ -56,6 +56,34 @@ def test_ingest_ask_search_ls_rm(folder):
     assert json.loads(run("ls", "default", "--json", folder=folder).stdout) == []
 
 
+def test_trace_and_replay(tmp_path):
+    """One sentence where there were two, and why the other passage was read."""
+    light = "The Bell Rock light was lit in 1811. It was built by Robert Stevenson."
+    (tmp_path / "bell.md").write_text(f"# Bell Rock\n\n{light}\n")
+    starter = ("--profile", "starter")
+    assert run("ingest", "bell.md", *starter, folder=tmp_path).returncode == 0
+    question = "When was the Bell Rock light lit and who built it?"
+    asked = json.loads(run("ask", question, "--json", *starter, folder=tmp_path).stdout)
+    assert len(asked["citations"]) == 2
+
+    listed = run("trace", folder=tmp_path).stdout
+    assert asked["trace_id"] in listed
+    shown = run("trace", asked["trace_id"], folder=tmp_path).stdout
+    assert "passage 1, cited" in shown
+
+    one = ("--with", "quote_sentences=1", *starter)
+    replayed = run("replay", asked["trace_id"], *one, "--json", folder=tmp_path)
+    now = json.loads(replayed.stdout)["now"]
+    assert len(now["citations"]) == 1
+    text = run("replay", asked["trace_id"], *one, folder=tmp_path).stdout
+    assert "with quote_sentences=1" in text
+    assert asked["answer"].split("\n")[0] in text
+
+    wrong = run("replay", asked["trace_id"], "--with", "colour=red", folder=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 2)
+    assert run("trace", "none", folder=tmp_path).returncode == 3
+
+
 def test_rm_by_filter_and_with_a_proof(folder):
     for name in ("one", "two"):
         (folder / f"{name}.txt").write_text(f"This is text {name}.")
