@@ -3,7 +3,6 @@
 1. Candidates (`eval.makers`): `rag.known_items` asks for headings, definitions, spans and keywords
    of documents drawn at random, half of them in other words (`eval.loosen`); a language model asks
    as well where one is given (`eval.lm_questions`). Each knows its document and its evidence.
-   Questions that people asked would be one more maker, once traces and feedback are stored.
 2. Both retrievers are asked each candidate (`eval.balance`). Left out are near-duplicates,
    questions that another document may answer, those whose document neither retriever finds, and
    those that both answer first: they tell no two systems apart. Documents that hold the evidence

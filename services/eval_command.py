@@ -180,6 +180,23 @@ def make_set(
 
 
 @app.command()
+def feedback(
+    collection: Annotated[str, typer.Argument(help="A collection in Ragstone.")],
+    folder: Annotated[
+        Path | None, typer.Option("--folder", "-o", help="Where the set is written.")
+    ] = None,
+    home: Home = HOME,
+    data: Data = None,
+) -> None:
+    """Make a set of the questions whose answers readers rated, for the other commands."""
+    from eval.feedback import write
+    from rag.orchestrator import Orchestrator
+
+    with Orchestrator.open(data) as rag:
+        write(out, rag, collection, folder or home / f"feedback-{collection}")
+
+
+@app.command()
 def tune(
     collection: Annotated[str, typer.Argument(help="A collection in Ragstone.")],
     dataset: Annotated[
