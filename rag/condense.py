@@ -1,10 +1,15 @@
-"""Follow-up and history -> a question that stands alone."""
+"""Follow-up and history -> a question that stands alone.
+
+A language model rewrites it. Where none runs, `rag.topic` hands on what was talked about.
+"""
 
 from collections.abc import Sequence
 
 from rag.generate import Generator, LanguageModelGenerator
+from rag.history import recent
 from rag.prompt import condense_messages
 from rag.sampling import Sampling
+from rag.topic import with_topic
 from rag.types import Message
 
 _GREEDY = Sampling(do_sample=False, max_new_tokens=96, stop=("\n",))
@@ -13,16 +18,32 @@ _GREEDY = Sampling(do_sample=False, max_new_tokens=96, stop=("\n",))
 def condense(
     question: str, history: Sequence[Message], generator: Generator
 ) -> tuple[str, tuple[str, ...]]:
-    """(the question to retrieve with, notes). Rewritten only when there is history and an LM."""
+    """(the question to retrieve with, notes). The same question where there is no history."""
     if not history:
         return question, ()
     if not isinstance(generator, LanguageModelGenerator):
-        return question, (f"{generator.id} cannot rewrite a follow-up: the history was not used",)
-    asked = condense_messages(question, history, marks=generator.model.marks)
-    with generator.model.stream(asked, _GREEDY) as stream:
+        asked = with_topic(question, history)
+        return asked, (f"asked as {asked!r}, by the history",) if asked != question else ()
+    asked_for = _fitting(question, history, generator)
+    with generator.model.stream(asked_for, _GREEDY) as stream:
         written = "".join(stream)
     # A model may write anything; what is searched for is a line of text.
     rewritten = "".join(sign for sign in written if sign.isprintable()).strip()
     if not rewritten:
         return question, (f"{generator.id} rewrote the follow-up to nothing: asked as it was",)
     return rewritten, ()
+
+
+def _fitting(
+    question: str, history: Sequence[Message], generator: LanguageModelGenerator
+) -> tuple[Message, ...]:
+    """The request to rewrite, with as much of the latest history as the window holds."""
+    model = generator.model
+    room = model.context_window - (_GREEDY.max_new_tokens or 0)
+    tokens = room
+    while True:
+        latest, _ = recent(history, tokens, model.count_tokens)
+        asked = condense_messages(question, latest, marks=model.marks)
+        if not latest or model.count_tokens(model.render(asked)) <= room:
+            return asked
+        tokens //= 2

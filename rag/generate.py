@@ -7,6 +7,7 @@ from typing import Protocol, Self
 from rag.catalog import Collection
 from rag.cite import Quote
 from rag.errors import InvalidInput
+from rag.history import shortened
 from rag.prompt import NO_ANSWER, answer_messages
 from rag.rerank import Frequencies
 from rag.sampling import Sampling
@@ -62,7 +63,7 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that an answer is made from."""
+    """All that an answer is made from. `cuts` is what of the conversation was left out of it."""
 
     question: str
     context: Context
@@ -70,6 +71,7 @@ class Request:
     sampling: Sampling
     history: Sequence[Message]
     collection: Collection
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(slots=True)
@@ -115,30 +117,65 @@ class LanguageModelGenerator:
         return self.model.count_tokens(text)
 
     def answer(self, request: Request) -> Generated:
-        """Start answering; passages that do not fit the model's window are left out, and said."""
+        """Start answering. What does not fit the model's window is left out, and said."""
         sampling = with_default_length(request.sampling, self.default_new_tokens)
         room = self.model.context_window - (sampling.max_new_tokens or 0)
-        context = request.context
-        while True:
-            messages = answer_messages(
-                request.question,
-                context,
-                history=request.history,
-                system_prompt=request.collection.system_prompt,
-                answer_language=request.collection.answer_language,
-                marks=self.model.marks,
-            )
-            if len(context.passages) <= 1 or self._tokens(messages) <= room:
-                break
-            context = Context(context.passages[:-1], context.tokens - context.passages[-1].tokens)
-        left_out = len(request.context.passages) - len(context.passages)
-        why = f"the window of {self.id} holds {self.model.context_window} tokens"
-        cuts = (Cut(f"{left_out} passages", why),) if left_out else ()
+        fitting = self._fit(request, room)
+        cuts = _cuts(request, fitting, f"the window of {self.id} holds {room} tokens of prompt")
+        messages = self._messages(fitting)
         stream = self.model.stream(messages, sampling)
-        return Generated(stream, context, cuts=cuts, prompt=messages)
+        return Generated(stream, fitting.context, cuts=cuts, prompt=messages)
 
-    def _tokens(self, messages: Sequence[Message]) -> int:
-        return self.model.count_tokens(self.model.render(messages))
+    def _fit(self, request: Request, room: int) -> Request:
+        """What of a request fits into so many tokens: history goes first, the oldest before the
+        others, then the worst passages, then the end of the best one.
+        """
+        history = list(request.history)
+        passages = list(request.context.passages)
+        while (over := self._tokens(request) - room) > 0 and (history or passages):
+            if history:
+                while history and over > 0:
+                    over -= self.model.count_tokens(history.pop(0).content)
+            elif len(passages) > 1:
+                passages.pop()
+            else:
+                (best,) = passages
+                passages = []
+                left = self.model.count_tokens(best.text) - over
+                if text := shortened(best.text, max(0, left), self.model.count_tokens):
+                    tokens = self.model.count_tokens(text)
+                    end = best.start + len(text)
+                    passages = [replace(best, text=text, end=end, tokens=tokens)]
+            tokens = sum(passage.tokens for passage in passages)
+            context = replace(request.context, passages=tuple(passages), tokens=tokens)
+            request = replace(request, history=tuple(history), context=context)
+        return request
+
+    def _messages(self, request: Request) -> tuple[Message, ...]:
+        return answer_messages(
+            request.question,
+            request.context,
+            history=request.history,
+            system_prompt=request.collection.system_prompt,
+            answer_language=request.collection.answer_language,
+            marks=self.model.marks,
+        )
+
+    def _tokens(self, request: Request) -> int:
+        return self.model.count_tokens(self.model.render(self._messages(request)))
+
+
+def _cuts(asked: Request, read: Request, why: str) -> tuple[Cut, ...]:
+    """What of a request the generator does not read."""
+    cuts = []
+    if older := len(asked.history) - len(read.history):
+        cuts.append(Cut(f"the oldest {older} messages of the history", why))
+    before, after = asked.context.passages, read.context.passages
+    if left_out := len(before) - len(after):
+        cuts.append(Cut(f"{left_out} passages", why))
+    if after and after[0].end < before[0].end:
+        cuts.append(Cut("the end of passage 1", why))
+    return tuple(cuts)
 
 
 def with_default_length(sampling: Sampling, new_tokens: int) -> Sampling:

@@ -24,6 +24,7 @@ from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
 from rag.folder import LeftOut, Selection
 from rag.generate import Request, refuse
+from rag.history import recent
 from rag.journal import Arrival
 from rag.objects import digest
 from rag.pack import pack
@@ -92,7 +93,8 @@ class Orchestrator:
         shelved = chosen_instead(parts.catalog.collection(self.scope, collection), asked.instead)
         generator = parts.generator_for(shelved)
         with timings.stage("condense"):
-            standalone, notes = condense(question, history, generator)
+            read, unread = recent(history, parts.settings.history_tokens, generator.count_tokens)
+            standalone, notes = condense(question, read, generator)
         chosen = choices(shelved, parts.settings)
         limit = limit or answered_from(chosen)
         found = self._search(standalone, shelved, filter=filter, limit=limit)
@@ -102,7 +104,7 @@ class Orchestrator:
             budget = chosen.context_tokens
             context = pack(found.hits, budget=budget, count_tokens=generator.count_tokens)
             frequencies = parts.frequencies(self.scope, shelved)
-            request = Request(standalone, context, frequencies, sampling, history, shelved)
+            request = Request(standalone, context, frequencies, sampling, read, shelved, unread)
         with timings.stage("support"):
             support = assess(request, found, parts)
         with timings.stage("generate"), parts.crowd.answering():

@@ -155,7 +155,8 @@ class Settings(BaseSettings):
     context_tokens: int = Field(1500, ge=64, le=1_000_000)
     quote_sentences: int = Field(3, ge=1, le=20)
     max_question_chars: int = Field(8000, ge=1)
-    max_history: int = Field(100, ge=0)  # messages
+    max_history: int = Field(1000, ge=0)  # messages
+    history_tokens: int = Field(1000, ge=0, le=1_000_000)  # of its latest messages, which are read
     max_limit: int = Field(100, ge=1, le=1000)  # hits in one search
     default_new_tokens: int = Field(256, ge=1)
     max_new_tokens: int = Field(2048, ge=1)
