@@ -17,7 +17,7 @@ from rag.types import Citation, Context, Cut, Passage
 
 MARKER = re.compile(r"\s?\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
 _WORD = re.compile(r"\w+")
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     """a an and are as at be been but by can could did do does for from had has have he her his
     i in is it its no not of on or she so such than that the their them then there these they
     this to was we were what when where which who whom whose why how will with would you
@@ -111,7 +111,7 @@ def best_quote(claim: str, passages: Sequence[Passage], least: float = 0.0) -> Q
 
 def content_words(text: str) -> frozenset[str]:
     """Lower-cased words that carry meaning."""
-    return frozenset(_WORD.findall(text.casefold())) - _STOP_WORDS
+    return frozenset(_WORD.findall(text.casefold())) - STOP_WORDS
 
 
 def _without_dangling(text: str, numbers: Container[int]) -> tuple[str, list[int]]:
