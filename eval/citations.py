@@ -9,9 +9,10 @@ supported ones that are called so; caught, of unsupported ones, by the kind of e
 import argparse
 import json
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold
 
 from eval.labelled_citations import EDITED, Labelled, load
 from eval.vectors import open_embedder
@@ -33,12 +34,12 @@ from rag.check import (
     by_logits,
     by_token_vectors,
     by_words,
-    compare,
 )
 from rag.rerank import LateInteractionReranker
 from rag.settings import LATE_INTERACTION, PROFILES
 
 FITTED_ON = "eval/labelled/fit.jsonl"
+FAR = 0.5  # what a sentence with a passage from elsewhere counts against a labelled one
 ANY = Calibration((1.0,) * 7, 0.0, 0.5, "")  # to find windows with, before anything is fitted
 
 
@@ -62,32 +63,49 @@ def scorer_name(model: str, *, cross_encoder: bool = False) -> str:
 def features(rows: Sequence[Labelled], meaning: Meaning, show: bool = True) -> NDArray[np.float64]:
     """The comparison with each sentence's best window, (n, 7)."""
     checker = Checker(meaning, ANY, "")
-    found = []
-    for one in track(rows, "comparing", disable=not show):
-        checked = checker.check(one.sentence, one.passage)
-        assert checked is not None
-        best = next(
-            seen
-            for seen, quote in compare(one.sentence, one.passage, meaning)
-            if (quote.start, quote.end) == (checked.quote.start, checked.quote.end)
+    checked = (
+        checker.check(one.sentence, one.passage)
+        for one in track(rows, "comparing", disable=not show)
+    )
+    return np.array([astuple(one.seen) for one in checked if one is not None])
+
+
+def elsewhere(rows: Sequence[Labelled], seed: int = 0) -> list[Labelled]:
+    """Each supported sentence as if it cited a passage of another question.
+
+    What a model makes up is often about something else entirely, and minimal edits show none of it.
+    """
+    rng = random.Random(seed)
+    return [
+        replace(
+            one,
+            context=(other := rng.choice([o for o in rows if o.question != one.question])).context,
+            cites=other.cites,
+            supported=False,
+            kind="passage",
+            span=None,
+            pair=None,
         )
-        found.append(astuple(best))
-    return np.array(found)
+        for one in rows
+        if one.supported
+    ]
 
 
-def fit(rows: Sequence[Labelled], seen: NDArray[np.float64]) -> Calibration:
+def fit(rows: Sequence[Labelled], meaning: Meaning) -> Calibration:
     """A logistic regression; its threshold is the one that errs least in cross-validation."""
-    labels = np.array([one.supported for one in rows])
-    groups = [one.question for one in rows]
-    scale = seen.std(axis=0) + 1e-9
-    model = LogisticRegression(C=1.0)
-    held = cross_val_predict(
-        model, seen / scale, labels, groups=groups, cv=GroupKFold(10), method="predict_proba"
-    )[:, 1]
+    every = [*rows, *elsewhere(rows)]
+    seen, labels = features(every, meaning), np.array([one.supported for one in every])
+    trust = np.array([1.0] * len(rows) + [FAR] * (len(every) - len(rows)))
+    groups = np.array([one.question for one in every])
+    scale = seen[: len(rows)].std(axis=0) + 1e-9
+    held = np.zeros(len(every))
+    for train, test in GroupKFold(10).split(seen, labels, groups):
+        model = LogisticRegression().fit(seen[train] / scale, labels[train], trust[train])
+        held[test] = model.predict_proba(seen[test] / scale)[:, 1]
     thresholds = np.linspace(0.3, 0.7, 41)
-    errors = [float(((held >= at) != labels).mean()) for at in thresholds]
+    errors = [float(np.average((held >= at) != labels, weights=trust)) for at in thresholds]
     least = [at for at, error in zip(thresholds, errors, strict=True) if error == min(errors)]
-    model.fit(seen / scale, labels)
+    model = LogisticRegression().fit(seen / scale, labels, trust)
     weights = np.where(seen.std(axis=0) > 0, model.coef_[0] / scale, 0.0)
     return Calibration(
         weights=tuple(round(float(weight), 4) for weight in weights),
@@ -136,7 +154,7 @@ def main() -> None:
     known = json.loads(CALIBRATION.read_text("utf8")) if CALIBRATION.exists() else {}
     table = Table("scorer", "precision", "recall", "AUC", *EDITED, "right")
     for name, meaning in scorers.items():
-        calibration = fit(fitted_on, features(fitted_on, meaning))
+        calibration = fit(fitted_on, meaning)
         known[name] = asdict(calibration)
         if options.blind:
             continue

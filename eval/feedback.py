@@ -12,10 +12,12 @@ from pathlib import Path
 from rich.console import Console
 
 from eval.datasets import Dataset, folded, write_judgements
-from rag.cite import ATTRIBUTED, content_words
+from rag.claims import content_words
 from rag.errors import InvalidInput
 from rag.orchestrator import Orchestrator
 from rag.trace import Trace
+
+HELD = 0.74  # share of a correction's content words that a passage must hold more than
 
 Judged = tuple[Mapping[str, int], list[str]]
 """(relevance by document, accepted answers)."""
@@ -65,7 +67,7 @@ def _judged(rag: Orchestrator, collection: str, trace: Trace) -> Judged | str:
     holding = {}
     for one in trace.candidates:
         text = rag.text(one.document_id, collection=collection)[one.start : one.end]
-        if wanted and len(wanted & content_words(text)) > ATTRIBUTED * len(wanted):
+        if wanted and len(wanted & content_words(text)) > HELD * len(wanted):
             holding[one.document_id] = 1
     return (holding, [said.correction]) if holding else "a correction that no passage found holds"
 

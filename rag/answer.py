@@ -51,7 +51,7 @@ def compose(
         abstained=is_refusal(cited.text),
         question=request.question,
         hits=found.hits,
-        models=models_used(parts, request.collection, support),
+        models=models_used(parts, request.collection, support, generated),
         timings=dict(timings.seconds),
         usage=generated.stream.usage,
         trace_id=uuid4().hex if is_traced(request.collection, parts.settings) else "",
@@ -66,18 +66,26 @@ def compose(
         passages=generated.context.passages,
         support=support.probability,
         finish_reason=generated.stream.finish_reason or "stop",
+        sentences=cited.sentences,
     )
 
 
-def models_used(parts: Parts, collection: Collection, support: Support) -> dict[str, str]:
-    """Which models made the answer, and how its support was judged."""
+def models_used(
+    parts: Parts, collection: Collection, support: Support, generated: Generated
+) -> dict[str, str]:
+    """Which models made the answer, and how its support and its citations were judged."""
     reranker = parts.reranker
     return {
         "embedder": collection.pipeline["embedder"]["id"],
         "reranker": reranker.id if reranker is not None else NO_RERANKER,
         "generator": parts.generator.id,
         "support": support.how,
+        "citations": _checked_by(parts, collection, generated),
     }
+
+
+def _checked_by(parts: Parts, collection: Collection, generated: Generated) -> str:
+    return parts.checker_for(collection).how if generated.quotes is None else "quotes"
 
 
 def trace_of(

@@ -1,16 +1,16 @@
 """Does a passage support a sentence that cites it? Which words of it do?
 
-The sentence is compared with every window of one or two sentences of the passage. The best window
-is the quote; how well it supports is a logistic regression over what the comparison saw (see
-`Comparison`), fitted on sentences about other documents than it was judged on
-(`python -m eval.citations`). What compares meanings is the embedder's own token vectors, or a
-cross-encoder where one reranks and a calibration was fitted for it. Where none was fitted for
+The sentence is compared with every sentence of the passage, and with the best of them together with
+its neighbours. The best window is the quote; how well it supports is a logistic regression over
+what the comparison saw (see `Comparison`), fitted on sentences about other documents than it was
+judged on (`python -m eval.citations`). What compares meanings is the embedder's own token vectors,
+or a cross-encoder where one reranks and a calibration was fitted for it. Where none was fitted for
 either, words alone decide, and the answer says "uncalibrated".
 """
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag import claims
-from rag.cite import Quote
 from rag.models.tokens import TokenVectors
 from rag.sentences import sentence_spans
-from rag.types import Passage
+from rag.types import Passage, Quote
 
 WORDS = "words"
 CALIBRATION = Path(__file__).parent / "support_calibration.json"
@@ -72,11 +71,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Supported:
-    """How likely a passage supports a claim, and the words of it that do."""
+    """How likely a passage supports a claim, the words of it that do, and what decided."""
 
     probability: float
     enough: bool
     quote: Quote
+    seen: Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,48 +87,55 @@ class Checker:
     calibration: Calibration
     how: str
 
+    @classmethod
+    def by_words(cls, why: str = "") -> "Checker":
+        """One that compares no meanings; `why` says for what no calibration was fitted."""
+        return cls(by_words, calibrations()[WORDS], f"words alone{why}")
+
     def check(self, claim: str, passage: Passage) -> Supported | None:
         """The best window of a passage; None for a passage without a sentence."""
-        best: tuple[float, Comparison, Quote] | None = None
-        for seen, quote in compare(claim, passage, self.meaning):
-            rank = seen.meaning + seen.shared - _LONG * (quote.end - quote.start)
-            if best is None or rank > best[0]:
-                best = (rank, seen, quote)
-        if best is None:
+        spans = list(sentence_spans(passage.text))
+        if not spans:
             return None
-        probability = self.calibration.probability(best[1])
-        return Supported(probability, probability >= self.calibration.threshold, best[2])
+        singles = compare(claim, passage, spans, self.meaning)
+        at = max(range(len(spans)), key=lambda n: _rank(*singles[n]))
+        pairs = [(a, b) for (a, _), (_, b) in pairwise(spans[max(0, at - 1) : at + 2])]
+        seen, quote = max(
+            [singles[at], *compare(claim, passage, pairs, self.meaning)], key=lambda c: _rank(*c)
+        )
+        probability = self.calibration.probability(seen)
+        return Supported(probability, probability >= self.calibration.threshold, quote, seen)
 
 
-def compare(claim: str, passage: Passage, meaning: Meaning) -> Iterator[tuple[Comparison, Quote]]:
-    """The claim against each window of a passage."""
-    spans = list(windows(passage.text))
+def _rank(seen: Comparison, quote: Quote) -> float:
+    return seen.meaning + seen.shared - _LONG * (quote.end - quote.start)
+
+
+def compare(
+    claim: str, passage: Passage, spans: Sequence[tuple[int, int]], meaning: Meaning
+) -> list[tuple[Comparison, Quote]]:
+    """The claim against windows of a passage."""
     texts = [passage.text[start:end] for start, end in spans]
     if not texts:
-        return
+        return []
     whole = f"{passage.title} {passage.text}"
+    numbers, no = claims.numbers(claim), claims.negated(claim)
+    nowhere = numbers - claims.numbers(whole), claims.missing_names(claim, whole)
+    found = []
     for (start, end), text, mean, gap in zip(spans, texts, *meaning(claim, texts), strict=True):
         shared = _shared(claim, text)
-        numbers = claims.numbers(claim)
         names = claims.missing_names(claim, f"{passage.title} {text}")
         seen = Comparison(
             meaning=float(mean),
             gap=float(gap),
             shared=shared,
-            number=_missing(numbers - claims.numbers(text), numbers - claims.numbers(whole)),
-            name=_missing(names, claims.missing_names(claim, whole)),
-            negation=shared * (claims.negated(claim) != claims.negated(text)),
+            number=_missing(numbers - claims.numbers(text), nowhere[0]),
+            name=_missing(names, nowhere[1]),
+            negation=shared * (no != claims.negated(text)),
             opposite=float(claims.has_opposite(claim, text)),
         )
-        yield seen, Quote(passage, start, end)
-
-
-def windows(text: str) -> Iterator[tuple[int, int]]:
-    """Every sentence, and every two that follow each other."""
-    spans = list(sentence_spans(text))
-    yield from spans
-    for (start, _), (_, end) in pairwise(spans):
-        yield start, end
+        found.append((seen, Quote(passage, start, end)))
+    return found
 
 
 def by_token_vectors(token_vectors: Callable[[Sequence[str]], Sequence[TokenVectors]]) -> Meaning:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from rag.catalog import Collection
 from rag.errors import InvalidInput
-from rag.settings import FusionName, Settings
+from rag.settings import CitationPolicy, FusionName, Settings
 
 RANGES: Mapping[str, tuple[type, float, float]] = {
     "dense_weight": (float, 0, 1),
@@ -20,7 +20,7 @@ RANGES: Mapping[str, tuple[type, float, float]] = {
 }
 LEAST_PASSAGES = 5  # that an answer is looked for in
 UNRANKED_PASSAGES = 20  # the same where nothing is reranked: the context budget is what ends it
-NAMES = frozenset({"fusion", *RANGES})
+NAMES = frozenset({"fusion", "citation_policy", *RANGES})
 PRIVATE = "private"  # a setting of a collection: no trace of its answers is kept
 
 
@@ -32,6 +32,7 @@ class Choices:
     `rerank_limit` hits are reranked, none for 0. `rerank_blend` is the weight of the reranker's
     score against the fused one, None: what the reranker itself is blended by. `least_support` is
     the probability below which a question is not answered, None: as the calibration was fitted.
+    `citation_policy` is what becomes of sentences that nothing supports: see `rag.cite`.
     """
 
     fusion: FusionName
@@ -40,6 +41,7 @@ class Choices:
     rerank_blend: float | None = None
     context_tokens: int = 1500
     least_support: float | None = None
+    citation_policy: CitationPolicy = "mark"
 
 
 def choices(collection: Collection, settings: Settings) -> Choices:
@@ -48,6 +50,7 @@ def choices(collection: Collection, settings: Settings) -> Choices:
         "fusion": settings.fusion,
         "rerank_limit": settings.rerank_limit,
         "context_tokens": settings.context_tokens,
+        "citation_policy": settings.citation_policy,
     }
     own = {name: value for name, value in collection.settings.items() if name in NAMES}
     return Choices(**{**configured, **own})
@@ -78,6 +81,8 @@ def check_choices(given: Mapping[str, Any]) -> None:
     """Raise InvalidInput for a choice with a wrong value."""
     if given.get("fusion", "dbsf") not in get_args(FusionName):
         raise InvalidInput(f"fusion must be one of {', '.join(get_args(FusionName))}.")
+    if given.get("citation_policy", "mark") not in get_args(CitationPolicy):
+        raise InvalidInput(f"citation_policy must be one of {', '.join(get_args(CitationPolicy))}.")
     for name, (kind, low, high) in RANGES.items():
         value = given.get(name, low)
         whole = isinstance(value, int) and not isinstance(value, bool)

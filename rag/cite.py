@@ -1,38 +1,26 @@
-"""Answer and context -> citations whose quotes are exactly what the documents say. Pure.
+"""Answer and context -> citations that were checked, whose quotes are what the documents say. Pure.
 
-An answer points at passages with `[n]`. Here each pointer becomes the sentence of that passage
-which carries most of the claim's words, with its offsets in the document; a pointer to nothing is
-taken out of the text and reported; a sentence without a pointer gets one when a passage holds
-nearly all its words.
+An answer points at passages with `[n]`. Each sentence is checked against those that it points at:
+a passage that does not support it loses its pointer, and one that does is quoted with the words
+that do. A sentence without a pointer gets one where a passage supports it. A pointer to nothing is
+taken out. What becomes of a sentence that nothing supports is the policy's to say: `mark` keeps it
+and says so, `drop` takes it out, `abstain` takes back the whole answer.
 """
 
-import math
 import re
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from rag.check import Checker, Supported
+from rag.claims import content_words
+from rag.prompt import NO_ANSWER, is_refusal
 from rag.sentences import sentence_spans
-from rag.types import Citation, Context, Cut, Passage
+from rag.settings import CitationPolicy
+from rag.types import Citation, Context, Cut, Passage, Quote, Sentence
 
 MARKER = re.compile(r"\s?\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
-_WORD = re.compile(r"\w+")
-STOP_WORDS = frozenset(
-    """a an and are as at be been but by can could did do does for from had has have he her his
-    i in is it its no not of on or she so such than that the their them then there these they
-    this to was we were what when where which who whom whose why how will with would you
-    """.split()  # noqa: SIM905 - a list of 60 quoted words is harder to read
-)
-ATTRIBUTED = 0.74  # a sentence holding a larger share of a claim's words is cited unasked
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """A span of a passage: `passage.text[start:end]`."""
-
-    passage: Passage
-    start: int
-    end: int
+LEAST_WORDS = 2  # content words; a shorter sentence without a pointer claims nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +29,21 @@ class Cited:
 
     text: str
     citations: tuple[Citation, ...]
+    sentences: tuple[Sentence, ...] = ()
     cuts: tuple[Cut, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A sentence with the pointers that hold, and their proofs."""
+
+    text: str
+    supported: bool | None = None
+    support: float | None = None
+    proofs: tuple[Quote, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    attributed: bool = False
 
 
 def citation(quote: Quote) -> Citation:
@@ -57,73 +58,138 @@ def citation(quote: Quote) -> Citation:
         source=passage.source,
         page=page,
         headings=headings,
-        quote=passage.text[quote.start : quote.end],
+        quote=quote.text,
         start=start,
         end=passage.start + quote.end,
         scores=passage.scores,
     )
 
 
-def cite(text: str, context: Context, quotes: Sequence[Quote] | None = None) -> Cited:
-    """Check every `[n]` of an answer against the passages.
-
-    `quotes` are the spans that the text is known to consist of; then there is nothing to look for.
-    """
-    if quotes is not None:
-        return Cited(text, tuple(citation(quote) for quote in quotes))
-    passages = {passage.number: passage for passage in context.passages}
-    kept, dangling = _without_dangling(text, passages.keys())
+def cite(text: str, context: Context, checker: Checker, policy: CitationPolicy = "mark") -> Cited:
+    """Check every sentence of an answer against the passages."""
+    numbers = {passage.number for passage in context.passages}
+    kept, dangling = _without_dangling(text, numbers)
     cuts = [Cut(f"[{n}]", "there is no passage of this number") for n in dangling]
-    citations: list[Citation] = []
-    pieces: list[str] = []
-    attributed = 0
-    for sentence in sentences_of(kept):
-        claim = MARKER.sub("", sentence)
-        proofs = {n: best_quote(claim, [passages[n]]) for n in _numbers(sentence)}
-        unlike = [n for n, proof in proofs.items() if proof is None]
-        why = f"its passage shares no word with {claim.strip()!r}"
-        cuts += [Cut(f"[{n}]", why) for n in unlike]
-        checked, _ = _without_dangling(sentence, proofs.keys() - unlike)
-        if not proofs and (found := best_quote(claim, context.passages, ATTRIBUTED)):
-            proofs, attributed = {found.passage.number: found}, attributed + 1
-            checked = _with_marker(sentence, found.passage.number)
-        citations += [citation(proof) for proof in proofs.values() if proof is not None]
-        pieces.append(checked)
-    notes = (f"{attributed} sentences were attributed by their words",) if attributed else ()
-    return Cited("".join(pieces), tuple(dict.fromkeys(citations)), tuple(cuts), notes)
+    checked = [_check(sentence, context, checker) for sentence in sentences_of(kept)]
+    cuts += [cut for one in checked for cut in one.cuts]
+    unsupported = [one for one in checked if one.supported is False]
+    if unsupported and policy != "mark":
+        least = checker.calibration.threshold
+        cuts += [Cut(one.text.strip(), _unsupported(one.support, least)) for one in unsupported]
+        checked = [one for one in checked if one.supported is not False]
+    claims = [one for one in checked if one.supported]
+    if unsupported and (policy == "abstain" or (policy == "drop" and not claims)):
+        return Cited(NO_ANSWER, (), cuts=tuple(cuts))
+    return Cited(
+        "".join(one.text for one in checked),
+        tuple(dict.fromkeys(citation(proof) for one in checked for proof in one.proofs)),
+        tuple(_placed(checked)),
+        tuple(cuts),
+        _notes(checked, unsupported, policy),
+    )
 
 
-def best_quote(claim: str, passages: Sequence[Passage], least: float = 0.0) -> Quote | None:
-    """The sentence that holds the largest share of the claim's content words, above `least`.
+def cite_quotes(text: str, quotes: Sequence[Quote]) -> Cited:
+    """An answer that consists of quotes: there is nothing to check."""
+    found, at = [], 0
+    for quote in quotes:
+        start = text.index(quote.text, at)
+        at = start + len(quote.text)
+        marker = quote.passage.number
+        found.append(Sentence(start, at, supported=True, support=1.0, markers=(marker,)))
+    return Cited(text, tuple(citation(quote) for quote in quotes), tuple(found))
 
-    Ties go to the shorter sentence: it says less that was not claimed.
+
+def _check(sentence: str, context: Context, checker: Checker) -> _Checked:
+    claim = MARKER.sub("", sentence).strip()
+    pointed = [passage for passage in context.passages if passage.number in _numbers(sentence)]
+    if is_refusal(claim) or (not pointed and not _claims(claim)):
+        return _Checked(_without_dangling(sentence, ())[0])
+    found = _supported(claim, pointed or context.passages, checker)
+    best = max(found, key=lambda one: one.probability, default=None)
+    proving = [one for one in found if one.enough]
+    if not pointed:
+        proving = proving and [max(proving, key=lambda one: one.probability)]
+    proved = {one.quote.passage.number for one in proving}
+    least = checker.calibration.threshold
+    support = {one.quote.passage.number: one.probability for one in found}
+    lost = [passage.number for passage in pointed if passage.number not in proved]
+    text, _ = _without_dangling(sentence, proved)
+    if proving and not pointed:
+        text = _with_marker(sentence, proving[0].quote.passage.number)
+    return _Checked(
+        text,
+        supported=bool(proving),
+        support=best.probability if best else 0.0,
+        proofs=tuple(one.quote for one in proving),
+        cuts=tuple(
+            Cut(f"[{n}]", f"{_unsupported(support.get(n), least)}: {claim[:100]!r}") for n in lost
+        ),
+        attributed=bool(proving) and not pointed,
+    )
+
+
+def _supported(claim: str, passages: Sequence[Passage], checker: Checker) -> list[Supported]:
+    """The check of each passage; of all together where none supports the claim alone.
+
+    A sentence that joins what two passages say points at both, and neither says all of it.
     """
-    wanted = content_words(claim)
-    best, quote = (least, -math.inf), None
-    for passage in passages:
-        for start, end in sentence_spans(passage.text):
-            words = content_words(passage.text[start:end])
-            share = len(wanted & words) / max(1, len(wanted))
-            if share > least and (share, -len(words)) > best:
-                best, quote = (share, -len(words)), Quote(passage, start, end)
-    return quote
+    found = [one for passage in passages if (one := checker.check(claim, passage)) is not None]
+    if len(found) < 2 or any(one.enough for one in found):
+        return found
+    joined = " ".join(one.quote.text for one in found[:2])
+    both = checker.check(claim, replace(found[0].quote.passage, text=joined))
+    if both is None or not both.enough:
+        return found
+    return [replace(one, probability=both.probability, enough=True) for one in found[:2]]
 
 
-def content_words(text: str) -> frozenset[str]:
-    """Lower-cased words that carry meaning."""
-    return frozenset(_WORD.findall(text.casefold())) - STOP_WORDS
+def _claims(sentence: str) -> bool:
+    """Whether a sentence without a pointer says something that could be wrong."""
+    return not sentence.endswith(("?", ":")) and len(content_words(sentence)) >= LEAST_WORDS
+
+
+def _placed(checked: Sequence[_Checked]) -> Iterator[Sentence]:
+    at = 0
+    for one in checked:
+        body = one.text.strip()
+        start = at + one.text.find(body)
+        markers = tuple(dict.fromkeys(proof.passage.number for proof in one.proofs))
+        if body:
+            yield Sentence(start, start + len(body), one.supported, one.support, markers)
+        at += len(one.text)
+
+
+def _notes(
+    checked: Sequence[_Checked], unsupported: Sequence[_Checked], policy: CitationPolicy
+) -> tuple[str, ...]:
+    notes = []
+    if attributed := sum(one.attributed for one in checked):
+        notes.append(f"{attributed} sentences without a citation were given one")
+    if unsupported:
+        fate = "marked" if policy == "mark" else "taken out"
+        notes.append(f"{len(unsupported)} sentences that no passage supports were {fate}")
+    return tuple(notes)
+
+
+def _unsupported(support: float | None, least: float) -> str:
+    found = 0.0 if support is None else support
+    return f"the passage supports it with {found:.2f}, and {least:.2f} is needed"
 
 
 def _without_dangling(text: str, numbers: Container[int]) -> tuple[str, list[int]]:
     dangling: list[int] = []
+    spaced = -1  # where a marker ended that was taken out with the space before it
 
     def keep(match: re.Match[str]) -> str:
+        nonlocal spaced
         named = [int(n) for n in re.findall(r"\d+", match[1])]
         real = [n for n in named if n in numbers]
         dangling.extend(n for n in named if n not in real)
+        lead = " " if match[0][0].isspace() or spaced == match.start() else ""
         if not real:
+            spaced = match.end() if lead else -1
             return ""
-        lead = " " if match[0][0].isspace() else ""
         return lead + "".join(f"[{n}]" for n in real)
 
     return MARKER.sub(keep, text), dangling

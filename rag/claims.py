@@ -8,9 +8,13 @@ are English; numbers and names are of any language with capitals.
 import re
 from collections.abc import Iterator
 
-from rag.cite import STOP_WORDS
-
 _WORD = re.compile(r"\w+")
+STOP_WORDS = frozenset(
+    """a an and are as at be been but by can could did do does for from had has have he her his
+    i in is it its no not of on or she so such than that the their them then there these they
+    this to was we were what when where which who whom whose why how will with would you
+    """.split()  # noqa: SIM905 - a list of 60 quoted words is harder to read
+)
 _FIGURE = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _NAME = re.compile(r"(?<![.?!:]\s)(?<!^)\b[A-ZÀ-Þ][\w'’-]*")
 _NEGATION = re.compile(
@@ -71,6 +75,11 @@ for _pair in _PAIRS.split():
     _one, _, _other = _pair.partition("-")
     _OPPOSITES.setdefault(_one, set()).add(_other)
     _OPPOSITES.setdefault(_other, set()).add(_one)
+
+
+def content_words(text: str) -> frozenset[str]:
+    """Lower-cased words that carry meaning."""
+    return frozenset(words(text)) - STOP_WORDS
 
 
 def words(text: str) -> list[str]:

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 from rag.catalog import Collection
-from rag.cite import Quote
 from rag.errors import InvalidInput
 from rag.history import shortened
 from rag.prompt import NO_ANSWER, answer_messages
 from rag.rerank import Frequencies
 from rag.sampling import Sampling
-from rag.types import Context, Cut, Message, Usage
+from rag.types import Context, Cut, Message, Quote, Usage
 
 Prompt = str | tuple[Message, ...]
 

@@ -19,7 +19,7 @@ from rag.answer import compose, kept, trace_of
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
 from rag.choices import answered_from, choices, chosen_instead, is_traced
-from rag.cite import cite
+from rag.cite import cite, cite_quotes
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
 from rag.folder import LeftOut, Selection
@@ -109,13 +109,22 @@ class Orchestrator:
             support = assess(request, found, parts)
         with timings.stage("generate"), parts.crowd.answering():
             generated = generator.answer(request) if support.enough else refuse(context)
+            # What may yet be taken back is not shown before it is checked.
+            shown = generated.quotes is not None or chosen.citation_policy == "mark"
             text = ""
             with generated.stream as pieces:
                 for piece in pieces:
                     text += piece
-                    yield t.TextPiece(piece)
+                    if shown:
+                        yield t.TextPiece(piece)
         with timings.stage("cite"):
-            cited = cite(text, generated.context, generated.quotes)
+            if generated.quotes is None:
+                checker = parts.checker_for(shelved)
+                cited = cite(text, generated.context, checker, chosen.citation_policy)
+            else:
+                cited = cite_quotes(text, generated.quotes)
+        if not shown:
+            yield t.TextPiece(cited.text)
         yield from cited.citations
         answer = compose(request, found, support, generated, cited, parts, timings, notes)
         if is_traced(shelved, parts.settings):

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, cast
 from rag import unfinished
 from rag.builds import Builds
 from rag.catalog import Catalog, Collection
+from rag.check import Checker, by_logits, by_token_vectors, calibration_of
 from rag.database import Database
 from rag.embed import Embedder, load_embedder
 from rag.embedders import OtherEmbedders, Served, mismatch
@@ -129,6 +130,23 @@ class Parts:
         if other is None:
             return self.generator
         return QuoteGenerator(other.late_interaction, most=self.settings.quote_sentences)
+
+    def checker_for(self, collection: Collection) -> Checker:
+        """What checks citations: by what a calibration was fitted for, else by words alone."""
+        reranker, built = self.reranker_for(collection), collection.pipeline["embedder"]["id"]
+        if isinstance(reranker, CrossEncoderReranker) and (fitted := calibration_of(reranker.id)):
+            frequencies = self.frequencies(Scope(collection.tenant), collection)
+            logits = partial(reranker.relevance, frequencies=frequencies)
+            return Checker(
+                by_logits(logits), fitted, f"{reranker.id}, fitted on {fitted.fitted_on}"
+            )
+        name = f"{built} / {LATE_INTERACTION}"
+        served = bool(self.settings.embedder_url) and built == self.settings.models.embedder
+        if not served and (fitted := calibration_of(name)):  # servers give no token vectors
+            late_interaction = self.late_interaction_for(collection)
+            meaning = by_token_vectors(late_interaction.token_vectors)
+            return Checker(meaning, fitted, f"{name}, fitted on {fitted.fitted_on}")
+        return Checker.by_words(f", uncalibrated for {built}")
 
     def embedder_named(self, model_id: str) -> Embedder:
         """The embedder that an id stands for today. Raises ModelUnavailable, InvalidInput."""

@@ -14,14 +14,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.cite import Quote
 from rag.generate import FixedText, Generated, Request, refuse
 from rag.models.tokens import TokenVectors
 from rag.rerank import Frequencies, LateInteractionReranker, max_similarities
 from rag.sampling import Sampling
 from rag.sentences import sentence_spans
 from rag.settings import QUOTE
-from rag.types import Chunk, Context, Passage
+from rag.types import Chunk, Context, Passage, Quote
 
 MIN_QUOTE_CHARS = 25  # shorter sentences are headings, captions, "See below."
 MIN_GAIN = 0.03  # of coverage; what the next quoted sentence must add

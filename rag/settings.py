@@ -21,6 +21,7 @@ from rag.models.cache import default_cache
 
 ProfileName = Literal["default", "starter", "gpu"]
 FusionName = Literal["dbsf", "rrf", "weighted"]
+CitationPolicy = Literal["mark", "drop", "abstain"]
 
 LATE_INTERACTION = "late-interaction"
 QUOTE = "quote"
@@ -154,6 +155,7 @@ class Settings(BaseSettings):
     least_relevance: float = Field(0.01, ge=0, le=1)  # of the best passage, else no answer
     context_tokens: int = Field(1500, ge=64, le=1_000_000)
     quote_sentences: int = Field(3, ge=1, le=20)
+    citation_policy: CitationPolicy = "mark"  # what becomes of sentences that nothing supports
     max_question_chars: int = Field(8000, ge=1)
     max_history: int = Field(1000, ge=0)  # messages
     history_tokens: int = Field(1000, ge=0, le=1_000_000)  # of its latest messages, which are read

@@ -11,7 +11,7 @@ A question in which the rules see nothing is asked as it is.
 import re
 from collections.abc import Sequence
 
-from rag.cite import content_words
+from rag.claims import content_words
 from rag.types import Message
 
 TURNS = 8  # of the user's latest questions that a topic is handed on through

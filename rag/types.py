@@ -156,6 +156,20 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """A span of a passage: `passage.text[start:end]`."""
+
+    passage: Passage
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return self.passage.text[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """Something that was left out on the way, and why. Nothing is cut in silence."""
 
@@ -198,6 +212,21 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence of an answer: `answer.text[start:end]`, and whether what it cites supports it.
+
+    `support` is how likely that is. Both are None where it claims nothing that could be checked.
+    `markers` are the passages that support it.
+    """
+
+    start: int
+    end: int
+    supported: bool | None
+    support: float | None
+    markers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant."""
 
@@ -234,7 +263,7 @@ class Answer:
 
     `passages` are what the generator read; `support` is how likely they hold an answer, None where
     nothing judged that. `finish_reason` is `stop`, or `length` when the generator was not done.
-    `trace_id` is empty where no trace is kept.
+    `trace_id` is empty where no trace is kept. `sentences` says of each which passages support it.
     """
 
     text: str
@@ -251,6 +280,7 @@ class Answer:
     passages: tuple[Passage, ...] = ()
     support: float | None = None
     finish_reason: str = "stop"
+    sentences: tuple[Sentence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
