@@ -2,13 +2,14 @@
 why it says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
+from rag.answer_cache import Kept, again
 from rag.catalog import Collection
 from rag.choices import choices, is_traced
 from rag.cite import Cited
@@ -21,7 +22,7 @@ from rag.settings import NO_RERANKER
 from rag.support import Support
 from rag.timing import Timings
 from rag.trace import Candidate, Trace
-from rag.types import Answer, Context, Hit, Scope, SearchResult
+from rag.types import Answer, AnswerEvent, Context, Hit, Scope, SearchResult
 
 VERSION = version("ragstone")  # reads files: once
 # Settings that an answer depends on and that no collection has choices of its own for.
@@ -122,6 +123,26 @@ def kept(answer: Answer, trace: Trace, parts: Parts, scope: Scope) -> Answer:
     except RagError as error:
         why = error.message
     return replace(answer, trace_id="", notes=(*answer.notes, f"no trace was kept: {why}"))
+
+
+def cached(
+    found: Kept, asked: Asked, question: str, parts: Parts, scope: Scope
+) -> Iterator[AnswerEvent]:
+    """The events of an answer that is given again, with a trace of its own."""
+    *events, answer = again(found, question)
+    yield from events
+    assert isinstance(answer, Answer)
+    if found.trace is not None:
+        answer = replace(answer, trace_id=uuid4().hex)
+        trace = replace(
+            found.trace,
+            id=answer.trace_id,
+            created_at=datetime.now(UTC),
+            asked=asked,
+            answer=replace(answer, hits=(), passages=()),
+        )
+        answer = kept(answer, trace, parts, scope)
+    yield answer
 
 
 def fingerprints(collection: Collection, parts: Parts) -> dict[str, Any]:

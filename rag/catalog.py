@@ -56,8 +56,9 @@ class Collection:
     """A named set of documents built by one pipeline; `physical` names its vectors in the store.
 
     `settings` holds choices made per collection (`bm25_language`, fusion, ...); `chunks` counts
-    live chunks. `build_for` is set for an index beside the one that serves, which nobody can name:
-    the id of the collection that users see (see `rag.builds`).
+    live chunks; `version` grows with every document that comes, changes or goes. `build_for` is set
+    for an index beside the one that serves, which nobody can name: the id of the collection that
+    users see (see `rag.builds`).
     """
 
     id: int
@@ -71,6 +72,7 @@ class Collection:
     chunks: int
     created_at: datetime
     build_for: int | None = None
+    version: int = 0
 
 
 Which = str | Collection
@@ -791,7 +793,7 @@ class Catalog:
         connection.execute(
             collections.update()
             .where(collections.c.id == found.id)
-            .values(chunks=collections.c.chunks + sign * chunks)
+            .values(chunks=collections.c.chunks + sign * chunks, version=collections.c.version + 1)
         )
 
 

@@ -32,7 +32,7 @@ _LONG = 2e-5  # per character: of two windows that say as much the shorter is th
 
 Meaning = Callable[[str, Sequence[str]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """(claim, windows) -> for each window how much of the claim it means (n,), and by how much the
-claim's word that it means least falls behind the others (n,)."""
+claim's word that it means least is below the mean of all (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def compare(
 
 def by_token_vectors(token_vectors: Callable[[Sequence[str]], Sequence[TokenVectors]]) -> Meaning:
     """Late interaction: for each content word of the claim its best cosine among the window's
-    tokens; their mean, and how far the lowest is below the median.
+    tokens; their mean, and how far the lowest is below it.
     """
 
     def meaning(
@@ -151,7 +151,7 @@ def by_token_vectors(token_vectors: Callable[[Sequence[str]], Sequence[TokenVect
         found = [_by_word(asked, spans, one) for one in read]
         return (
             np.array([words.mean() for words in found]),
-            np.array([np.median(words) - words.min() for words in found]),
+            np.array([words.mean() - words.min() for words in found]),
         )
 
     return meaning

@@ -15,7 +15,8 @@ from rag import collection as shelf
 from rag import ingest as steps
 from rag import listing
 from rag import types as t
-from rag.answer import compose, kept, trace_of
+from rag.answer import cached, compose, kept, trace_of
+from rag.answer_cache import Kept, key_of
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
 from rag.choices import answered_from, choices, chosen_instead, is_traced
@@ -95,6 +96,11 @@ class Orchestrator:
         with timings.stage("condense"):
             read, unread = recent(history, parts.settings.history_tokens, generator.count_tokens)
             standalone, notes = condense(question, read, generator)
+        with timings.stage("cache"):
+            key, known = self._recall(asked, standalone, read, shelved)
+        if known is not None:
+            yield from cached(known, asked, standalone, parts, self.scope)
+            return
         chosen = choices(shelved, parts.settings)
         limit = limit or answered_from(chosen)
         found = self._search(standalone, shelved, filter=filter, limit=limit)
@@ -127,10 +133,33 @@ class Orchestrator:
             yield t.TextPiece(cited.text)
         yield from cited.citations
         answer = compose(request, found, support, generated, cited, parts, timings, notes)
+        trace = None
         if is_traced(shelved, parts.settings):
             trace = trace_of(asked, request, found, generated, text, answer, parts)
             answer = kept(answer, trace, parts, self.scope)
+        if key is not None:
+            vector = parts.embedder_for(shelved).embed_queries([standalone])[0]
+            parts.answers.keep(key, Kept(standalone, vector, answer, trace))
         yield answer
+
+    def _recall(
+        self, asked: Asked, question: str, history: Sequence[t.Message], found: Collection
+    ) -> tuple[str | None, Kept | None]:
+        """(the key under which the answer is to be kept, an answer that is kept already)."""
+        parts = self.parts
+        if not parts.settings.answer_cache:
+            return None, None
+        key = key_of(self.scope, asked, history, found, parts.generator_for(found))
+        if key is None:
+            return None, None
+        known = parts.answers.find(
+            key,
+            question,
+            lambda: parts.embedder_for(found).embed_queries([question])[0],
+            parts.settings.answer_cache_near,
+            lambda one, other: parts.same_question_for(found)(one, other),
+        )
+        return key, known
 
     def search(
         self,

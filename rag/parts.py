@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from rag import unfinished
+from rag.answer_cache import AnswerCache, asks_the_same
 from rag.builds import Builds
 from rag.catalog import Catalog, Collection
 from rag.check import Checker, by_logits, by_token_vectors, calibration_of
@@ -62,6 +63,10 @@ class Parts:
     _loading: dict[str, threading.RLock] = field(default_factory=dict, init=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
     crowd: Crowd = field(default_factory=Crowd, init=False)  # who asks them
+    answers: AnswerCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answers = AnswerCache(self.settings.answer_cache)
 
     @property
     def alone(self) -> bool:
@@ -147,6 +152,17 @@ class Parts:
             meaning = by_token_vectors(late_interaction.token_vectors)
             return Checker(meaning, fitted, f"{name}, fitted on {fitted.fitted_on}")
         return Checker.by_words(f", uncalibrated for {built}")
+
+    def same_question_for(self, collection: Collection) -> Callable[[str, str], bool]:
+        """What tells whether two questions ask the same of a collection."""
+        meaning = by_token_vectors(self.late_interaction_for(collection).token_vectors)
+        reranker = self.reranker_for(collection)
+        if not isinstance(reranker, CrossEncoderReranker):
+            return asks_the_same(meaning)
+        frequencies = self.frequencies(Scope(collection.tenant), collection)
+        return asks_the_same(
+            meaning, lambda a, b: float(reranker.relevance(a, [b], frequencies)[0])
+        )
 
     def embedder_named(self, model_id: str) -> Embedder:
         """The embedder that an id stands for today. Raises ModelUnavailable, InvalidInput."""

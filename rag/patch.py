@@ -20,7 +20,7 @@ from rag.errors import Conflict, InvalidInput, RagError, StorageFull, StoreUnrea
 from rag.parts import Parts
 from rag.sources import check_id, check_metadata
 from rag.store.filters import Condition, chunk_field, matches
-from rag.tables import documents, tasks
+from rag.tables import collections, documents, tasks
 from rag.types import Cut, Hit, Scope
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,11 @@ def _write_down(
                 patches=documents.c.patches + 1,
                 updated_at=datetime.now(UTC),
             )
+        )
+        connection.execute(
+            collections.update()
+            .where(collections.c.id == found.id)
+            .values(version=collections.c.version + 1)
         )
         return parts.catalog.document(scope, collection, document_id, within=connection)
 

@@ -99,7 +99,9 @@ def delete_proved(
         parts.journal.delete_document(scope, collection, document_id)
     _purge(parts, scope, indexes, document_id, wait)
     places = _places(before, _count(parts, scope, indexes, document_id, before))
-    return Proof(document_id, collection, (*places, *_forget_scores(parts, kept)))
+    answers = Place("cached answers, of all documents", parts.answers.forget(), len(parts.answers))
+    cached = [answers] if parts.settings.answer_cache else []
+    return Proof(document_id, collection, (*places, *_forget_scores(parts, kept), *cached))
 
 
 def _purge(

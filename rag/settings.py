@@ -165,6 +165,10 @@ class Settings(BaseSettings):
     max_answers: int = Field(16, ge=1)  # questions answered at once
     answers_waiting: int = Field(32, ge=0)  # questions that wait for their turn; more get 429
 
+    # Answers that are given again to the same question of the same documents.
+    answer_cache: int = Field(0, ge=0, le=1_000_000)  # kept in memory, 0: none
+    answer_cache_near: float = Field(0.93, ge=0, le=2)  # cosine of near questions, above 1: none
+
     # Traces of answers.
     traces_kept_days: float = Field(30.0, ge=0)  # 0: none are kept
     feedback_kept_days: float = Field(365.0, ge=0)  # those that have feedback

@@ -21,6 +21,8 @@ collections = sa.Table(
     sa.Column("created_at", _Time, nullable=False),
     # Of an index that is built aside, or was replaced by one: the collection that users see.
     sa.Column("build_for", _Id),
+    # Grows with every document that comes, changes or goes.
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
     sa.UniqueConstraint("tenant", "name", name="collections_tenant_name"),
 )
 generations = sa.Table(

@@ -1,4 +1,4 @@
-"""Traces of answers, their candidates, and what readers said of them."""
+"""Traces of answers, their candidates, what readers said of them; versions of collections."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,9 @@ Time = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    op.add_column(
+        "collections", sa.Column("version", sa.BigInteger(), nullable=False, server_default="0")
+    )
     op.create_table(
         "traces",
         sa.Column("id", sa.String(32), primary_key=True),
@@ -55,3 +58,4 @@ def downgrade() -> None:
     op.drop_table("feedback")
     op.drop_table("trace_documents")
     op.drop_table("traces")
+    op.drop_column("collections", "version")
