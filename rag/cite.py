@@ -8,7 +8,7 @@ and says so, `drop` takes it out, `abstain` takes back the whole answer.
 """
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -89,12 +89,15 @@ def cite(text: str, context: Context, checker: Checker, policy: CitationPolicy =
     )
 
 
-def cite_quotes(text: str, quotes: Sequence[Quote]) -> Cited:
-    """An answer that consists of quotes: there is nothing to check."""
+def cite_quotes(text: str, quotes: Sequence[Quote], shown: Callable[[str], str]) -> Cited:
+    """An answer that consists of quotes: there is nothing to check.
+
+    `shown` is how a quote stands in the text.
+    """
     found, at = [], 0
     for quote in quotes:
-        start = text.index(quote.text, at)
-        at = start + len(quote.text)
+        start = text.index(shown(quote.text), at)
+        at = start + len(shown(quote.text))
         marker = quote.passage.number
         found.append(Sentence(start, at, supported=True, support=1.0, markers=(marker,)))
     return Cited(text, tuple(citation(quote) for quote in quotes), tuple(found))

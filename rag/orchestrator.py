@@ -27,6 +27,7 @@ from rag.folder import LeftOut, Selection
 from rag.generate import Request, refuse
 from rag.history import recent
 from rag.journal import Arrival
+from rag.links import Links
 from rag.objects import digest
 from rag.pack import pack
 from rag.parts import Parts, open_parts
@@ -117,18 +118,19 @@ class Orchestrator:
             generated = generator.answer(request) if support.enough else refuse(context)
             # What may yet be taken back is not shown before it is checked.
             shown = generated.quotes is not None or chosen.citation_policy == "mark"
-            text = ""
+            links, text = Links(generated.context), ""
             with generated.stream as pieces:
-                for piece in pieces:
+                for piece in links.checked(pieces):
                     text += piece
                     if shown:
                         yield t.TextPiece(piece)
+            generated.cuts += tuple(links.cuts)
         with timings.stage("cite"):
             if generated.quotes is None:
                 checker = parts.checker_for(shelved)
                 cited = cite(text, generated.context, checker, chosen.citation_policy)
             else:
-                cited = cite_quotes(text, generated.quotes)
+                cited = cite_quotes(text, generated.quotes, links.inert)
         if not shown:
             yield t.TextPiece(cited.text)
         yield from cited.citations

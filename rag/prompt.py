@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rag.neutral import neutral
 from rag.types import Context, Message, Passage
 
+TRUST = "trust"  # the key in a document's metadata that says how far its owner trusts it
 NO_ANSWER = "I don't know: the documents do not say."
 
 SYSTEM = """\
@@ -21,7 +22,7 @@ Question: {question}\
 """
 
 PASSAGE = """\
-<passage number="{number}" document="{title}"{place}>
+<passage number="{number}" document="{title}"{place}{trust}>
 {text}
 </passage>\
 """
@@ -94,6 +95,12 @@ def is_refusal(text: str) -> bool:
 def _passage(passage: Passage, marks: Sequence[str]) -> str:
     place = f' page="{passage.page}"' if passage.page else ""
     text = neutral(passage.text, marks)
-    # On one line and without quotes: a title must not be able to close its own mark.
-    title = " ".join(neutral(passage.title, marks).replace('"', "'").split())
-    return PASSAGE.format(number=passage.number, title=title, place=place, text=text)
+    title = _attribute(passage.title, marks)
+    trust = _attribute(passage.chunks[0].metadata.get(TRUST, "") if passage.chunks else "", marks)
+    trust = f' trust="{trust}"' if trust else ""
+    return PASSAGE.format(number=passage.number, title=title, place=place, trust=trust, text=text)
+
+
+def _attribute(value: object, marks: Sequence[str]) -> str:
+    """On one line and without quotes: what others wrote must not be able to close its own mark."""
+    return " ".join(neutral(str(value), marks).replace('"', "'").split())

@@ -139,7 +139,7 @@ def test_sentences_say_where_they_stand_in_the_text():
 def test_known_quotes_are_taken_as_they_are():
     """A quoted sentence may hold a bracketed number of its own, which is no marker."""
     source = passage(1, "See [12] for the tower.")
-    cited = cite_quotes("See [12] for the tower. [1]", [Quote(source, 0, 23)])
+    cited = cite_quotes("See [12] for the tower. [1]", [Quote(source, 0, 23)], str)
     assert cited.text == "See [12] for the tower. [1]"
     assert cited.citations[0].quote == "See [12] for the tower."
     (sentence,) = cited.sentences
