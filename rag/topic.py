@@ -2,10 +2,10 @@
 
 A question leans on what was said before it when it has a pronoun, goes on ("and the height?"), or
 names nothing and is short or speaks of "the tower". It is then given the topic of the question
-before: its names, or else its words; and the first new name of the answer, which "that engineer"
-may mean ("he" the latest of any answer). That is historical query expansion (Lin et al.,
-"Multi-Stage Conversational Passage Retrieval", TOIS 2021) with rules in the place of term scores.
-A question in which the rules see nothing is asked as it is.
+before: its names, or else its words; "he" and "she" are given the latest new name of an answer as
+well. That is historical query expansion (Lin et al., "Multi-Stage Conversational Passage
+Retrieval", TOIS 2021) with rules in the place of term scores. A question in which the rules see
+nothing is asked as it is.
 """
 
 import re
@@ -16,6 +16,7 @@ from rag.types import Message
 
 TURNS = 8  # of the user's latest questions that a topic is handed on through
 SHORT = 1  # content words
+VAGUE = 4  # so many leave open which one "the tower" is
 
 _PRONOUN = re.compile(
     r"\b(?:he|him|his|she|her|hers|it|its|they|them|their|theirs|both|this|these|those|one|ones"
@@ -33,7 +34,8 @@ _GOES_ON = re.compile(
     r"^\W*(?:and|but|or|so|also|then|no|yes|ok|okay|sorry|(?:what|how) about|i mean\w*)\b",
     re.IGNORECASE,
 )
-_DEFINITE = re.compile(r"\b(?:the|that|such|same|other|another)\s+\w+", re.IGNORECASE)
+_DEFINITE = re.compile(r"\b(?:the|such|same|other|another)\s+\w+", re.IGNORECASE)
+_POSSESSIVE = frozenset({"his", "her", "its", "their"})
 _NAME = re.compile(r"\b[A-Z][\w'’.-]*(?:\s+(?:(?:of|the|de|la|le|von|van)\s+)?[A-Z][\w'’.-]*)*")
 _MONTHS = frozenset(
     """january february march april may june july august september october november december monday
@@ -50,17 +52,16 @@ _ASKING = frozenset(
 def with_topic(question: str, history: Sequence[Message]) -> str:
     """The question with the topic of the conversation, where it leans on that."""
     turns = [turn for turn in history if turn.role != "system"]
-    topic, named, latest = "", "", ""
+    topic, person = "", ""
     begin = ([at for at, turn in enumerate(turns) if turn.role == "user"][-TURNS:] or [0])[0]
     for turn in turns[begin:]:
         if turn.role == "user":
             if not topic or not leans(turn.content):
-                topic = _topic(turn.content)
-            named = ""
+                # What names nothing goes on about what was named before.
+                topic = _topic(turn.content) if _names(turn.content) or not _names(topic) else topic
         else:
-            named = _new_name(turn.content, topic)
-            latest = named or latest
-    return _completed(question, topic, latest if _PERSON.search(question) else named)
+            person = _new_name(turn.content, topic) or person
+    return _completed(question, topic, person if _PERSON.search(question) else "")
 
 
 def leans(question: str) -> bool:
@@ -68,14 +69,20 @@ def leans(question: str) -> bool:
     if _GOES_ON.search(question):
         return True
     plain = _EXPLETIVE.sub("", question)
-    if _names(question):
-        return False
-    own = content_words(question) - _ASKING
-    return (
-        len(own) <= SHORT
-        or _PRONOUN.search(plain) is not None
-        or _DEFINITE.search(plain) is not None
-    )
+    names = _names(plain)
+    before = plain.partition(names[0])[0] if names else plain  # "Was Fresnel rewarded for it?"
+    if any(not _own(plain, pronoun) for pronoun in _PRONOUN.finditer(before)):
+        return True
+    own = content_words(plain) - _ASKING
+    vague = len(own) <= VAGUE and _DEFINITE.search(plain) is not None
+    return not names and (len(own) <= SHORT or vague)
+
+
+def _own(question: str, pronoun: re.Match[str]) -> bool:
+    """Whether a possessive belongs to something that the question itself speaks of."""
+    before = content_words(question[: pronoun.start()]) - _ASKING
+    of = pronoun[0].casefold() in _POSSESSIVE and question[pronoun.end() :].strip(" .?!")
+    return bool(of and before)
 
 
 def _completed(question: str, topic: str, named: str) -> str:
@@ -87,8 +94,16 @@ def _completed(question: str, topic: str, named: str) -> str:
 
 
 def _new_name(answer: str, topic: str) -> str:
-    """The first name that the topic has no word of; empty when there is none."""
-    new = (name for name in _names(answer) if not content_words(name) & content_words(topic))
+    """The first name that the topic has no word of; empty when there is none.
+
+    A single word that begins a sentence is a name or not: none is taken.
+    """
+    begun = {match[1] for match in re.finditer(r"(?:^|[.!?]\s+)(\w+)", answer)}
+    new = (
+        name
+        for name in _names(answer)
+        if name not in begun and not content_words(name) & content_words(topic)
+    )
     return next(new, "")
 
 

@@ -15,12 +15,12 @@ TALK = (
 @pytest.mark.parametrize(
     ("question", "asked"),
     [
-        ("when was it lit?", "when was it lit? Bell Rock Robert Stevenson"),
-        ("and the height?", "and the height? Bell Rock Robert Stevenson"),
+        ("when was it lit?", "when was it lit? Bell Rock"),
+        ("and the height?", "and the height? Bell Rock"),
         ("What else did he build?", "What else did he build? Bell Rock Robert Stevenson"),
-        ("who was the engineer", "who was the engineer Bell Rock Robert Stevenson"),
-        ("Why?", "Why? Bell Rock Robert Stevenson"),
-        ("And Bell Rock's height?", "And Bell Rock's height? Robert Stevenson"),
+        ("who was the engineer", "who was the engineer Bell Rock"),
+        ("Why?", "Why? Bell Rock"),
+        ("And Bell Rock's height?", "And Bell Rock's height?"),
     ],
 )
 def test_a_question_that_leans_is_completed(question, asked):
@@ -34,6 +34,7 @@ def test_a_question_that_leans_is_completed(question, asked):
         "how is bread baked?",
         "Is there a lighthouse at Cape Hatteras?",
         "Was Fresnel rewarded for it?",  # it names what it is about
+        "What did keepers do in their spare time?",  # whose it is stands in the question
         "which fuels burn without smoke",
     ],
 )
@@ -55,7 +56,7 @@ def test_another_subject_takes_its_place():
 
 def test_a_question_without_names_hands_on_its_words():
     talk = [Message("user", "which fuels burn without smoke"), Message("assistant", "Colza oil.")]
-    assert with_topic("is it dear?", talk) == "is it dear? fuels burn without smoke Colza"
+    assert with_topic("is it dear?", talk) == "is it dear? fuels burn without smoke"
 
 
 def test_a_long_conversation_is_read_from_its_end():
