@@ -428,27 +428,54 @@ def score_batch(
     max_new_tokens: Annotated[int | None, typer.Option()] = None,
     do_sample: Annotated[bool | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    full_text: Annotated[bool, typer.Option(help="With the input in front.")] = False,
-    mini_batch: Annotated[int, typer.Option(min=1, help="Rows scored together.")] = 10,
-    retries: Annotated[int, typer.Option(min=0, help="Of a row that may heal.")] = 3,
+    full_text: Annotated[
+        bool | None, typer.Option("--full-text/--no-full-text", help="With the input in front.")
+    ] = None,
+    mini_batch: Annotated[
+        int | None, typer.Option(min=1, help="Rows scored together. [10]")
+    ] = None,
+    retries: Annotated[int | None, typer.Option(min=0, help="Of a row that may heal. [3]")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds for a mini batch. [any]")
+    ] = None,
     error_threshold: Annotated[
-        int, typer.Option(min=-1, help="More failed rows end the run; -1: none does.")
-    ] = -1,
+        int | None, typer.Option(min=-1, help="More failed rows end the run; -1: none does. [-1]")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML of these; options win over it.")
+    ] = None,
     data: Data = None,
     profile: Profile = None,
 ) -> None:
-    """Score CSV files row by row; a run that was killed goes on where it was."""
-    from rag.sampling import Sampling
-    from rag.scoring import Scoring
-    from services.score_batch import Batching, score_folder
+    """Score CSV files row by row; a run that was killed goes on where it was.
+
+    While a server has the data folder open, it does the work.
+    """
+    from services.score_batch import score_folder
+    from services.score_config import ScoreConfig, read_config
+    from services.scorers import scoring_with
     from services.show import counting
 
-    sampling = Sampling(temperature, top_p, max_new_tokens, do_sample, seed)
-    how = Scoring(sampling, collection is not None, collection or "default", full_text)
-    batching = Batching(mini_batch, retries, error_threshold)
-    with Orchestrator.open(data, profile=profile) as rag, counting(err, "rows") as told:
-        rows, failed = score_folder(rag, source, target, how, batching, told)
-    out.print(f"{rows} rows: {rows - failed} in predictions.csv, {failed} in errors.csv")
+    read = ScoreConfig() if config is None else read_config(config)
+    wanted = read.with_options(
+        collection=collection,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        seed=seed,
+        return_full_text=full_text,
+        mini_batch_size=mini_batch,
+        retries=retries,
+        timeout=timeout,
+        error_threshold=error_threshold,
+    )
+    logging.getLogger().setLevel(wanted.level)
+    batching = wanted.batching
+    settings = load_settings(data=data, profile=profile)
+    with scoring_with(settings) as scorer, counting(err, "rows") as told:
+        rows, failed = score_folder(scorer, source, target, wanted.scoring, batching, told)
+    out.print(f"{rows} rows: {rows - failed} in {batching.output}, {failed} in errors.csv")
     if failed:
         raise typer.Exit(FAILED)
 

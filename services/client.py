@@ -60,6 +60,17 @@ class Client:
         """What a route answers to JSON."""
         return self._patiently(lambda: self._send("POST", path, json=dict(body))).json()
 
+    def try_post(self, path: str, body: Mapping[str, Any], *, seconds: float | None) -> Any:  # noqa: ANN401 - any JSON
+        """The same once, in so many seconds; None: any time. Raises TimeoutError, Overloaded."""
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        try:
+            with _reached(self.url):
+                return self._send("POST", path, json=dict(body), timeout=timeout).json()
+        except StoreUnreachable as error:
+            if isinstance(error.__cause__, httpx.ReadTimeout):
+                raise TimeoutError from error
+            raise
+
     def delete(self, path: str, **params: str | bool) -> Any:  # noqa: ANN401 - any JSON
         """Delete what is there; what the route answers, None for nothing. Raises NotFound."""
         response = self._patiently(lambda: self._send("DELETE", path, params=params))

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from rag.errors import Conflict, InvalidInput, NotFound, Overloaded, RagError, StoreUnreachable
-from rag.orchestrator import Orchestrator
-from rag.scoring import Scoring, score
+from rag.scoring import Scoring
+from services.scorers import Scorer, TookTooLong
 
 COLUMN = "input_string"
-HEALS = (Overloaded, StoreUnreachable)  # what another attempt may not meet
+HEALS = (Overloaded, StoreUnreachable, TookTooLong)  # what another attempt may not meet
 PROGRESS = ".progress.jsonl"
 PREDICTIONS, ERRORS = "predictions.csv", "errors.csv"
 
@@ -48,11 +48,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How rows are scored. More errors than `error_threshold` end the run; -1: none does."""
+    """How rows are scored. More errors than `error_threshold` end the run; -1: none does.
+
+    An attempt at a mini batch may take `timeout` seconds, None: any time.
+    """
 
     mini_batch: int = 10
     retries: int = 3
     error_threshold: int = -1
+    timeout: float | None = None
+    output: str = PREDICTIONS
     wait: Callable[[float], None] = time.sleep
 
 
@@ -61,7 +66,7 @@ Told = Callable[[int, int], None]
 
 
 def score_folder(
-    rag: Orchestrator, source: Path, target: Path, how: Scoring, batching: Batching, told: Told
+    scorer: Scorer, source: Path, target: Path, how: Scoring, batching: Batching, told: Told
 ) -> tuple[int, int]:
     """Score every row that is not done yet. Returns (rows, rows that failed).
 
@@ -69,7 +74,7 @@ def score_folder(
     begun with other inputs or parameters, and RagError when too many rows fail.
     """
     files = csv_files(source)
-    how.validate(rag)
+    scorer.validate(how)
     target.mkdir(parents=True, exist_ok=True)
     done = _begun(target / PROGRESS, _made_from(source, files, how))
     failed = sum(one.error is not None for one in done.values())
@@ -77,7 +82,7 @@ def score_folder(
     rows = (row for row in rows_of(source, files) if (row.file, row.number) not in done)
     with (target / PROGRESS).open("a", encoding="utf8") as progress:
         while part := list(islice(rows, batching.mini_batch)):
-            for one in _score_part(rag, part, how, batching):
+            for one in _score_part(scorer, part, how, batching):
                 done[one.file, one.row] = one
                 failed += one.error is not None
                 progress.write(json.dumps(asdict(one)) + "\n")
@@ -89,7 +94,7 @@ def score_folder(
                     f"{failed} rows failed, the limit is {batching.error_threshold}.",
                     hint=f"{target / PROGRESS} says why; the same command goes on behind them.",
                 )
-    _write_results(target, done)
+    _write_results(target, done, batching.output)
     return len(done), failed
 
 
@@ -119,13 +124,12 @@ def rows_of(source: Path, files: Sequence[Path]) -> Iterator[Row]:
 
 
 def _score_part(
-    rag: Orchestrator, part: Sequence[Row], how: Scoring, batching: Batching
+    scorer: Scorer, part: Sequence[Row], how: Scoring, batching: Batching
 ) -> Iterator[Done]:
     """The rows of a mini batch, those again that may heal."""
     left = list(part)
     for attempt in range(batching.retries + 1):
-        *_, made = score(rag, [row.text for row in left], how)
-        assert made is not None
+        made = scorer.score([row.text for row in left], how, batching.timeout)
         again: list[Row] = []
         for row, one in zip(left, made, strict=True):
             if isinstance(one, HEALS) and attempt < batching.retries:
@@ -169,11 +173,11 @@ def _begun(path: Path, made_from: dict[str, Any]) -> dict[tuple[str, int], Done]
     return {(one.file, one.row): one for one in found}
 
 
-def _write_results(target: Path, done: dict[tuple[str, int], Done]) -> None:
+def _write_results(target: Path, done: dict[tuple[str, int], Done], output: str) -> None:
     ordered = [done[key] for key in sorted(done)]
     made = [(one.row, one.prediction, one.file) for one in ordered if one.error is None]
     failed = [(one.row, one.error, one.file) for one in ordered if one.error is not None]
-    _write(target / PREDICTIONS, ("row", "prediction", "file"), made)
+    _write(target / output, ("row", "prediction", "file"), made)
     _write(target / ERRORS, ("row", "error", "file"), failed)
 
 

@@ -100,12 +100,13 @@ def reranker(folder: Path, *, max_tokens: int = 64, labels: int = 1) -> Path:
     return folder
 
 
-def qwen2(folder: Path) -> Path:
+def qwen2(folder: Path, *, window: int = CONTEXT_WINDOW) -> Path:
     """A Qwen2ForCausalLM with a ChatML template."""
     tokenizer = _byte_level()
-    config = Qwen2Config(**_lm_sizes(tokenizer), num_key_value_heads=2, initializer_range=0.6)
+    sizes = {**_lm_sizes(tokenizer), "max_position_embeddings": window}
+    config = Qwen2Config(**sizes, num_key_value_heads=2, initializer_range=0.6)
     _save(Qwen2ForCausalLM, config, folder)
-    _save_lm_tokenizer(tokenizer, folder, chat_template=CHATML)
+    _save_lm_tokenizer(tokenizer, folder, window, chat_template=CHATML)
     return folder
 
 
@@ -167,9 +168,11 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int, **speci
     ).save_pretrained(folder)
 
 
-def _save_lm_tokenizer(tokenizer: Tokenizer, folder: Path, **options: str) -> None:
+def _save_lm_tokenizer(
+    tokenizer: Tokenizer, folder: Path, window: int = CONTEXT_WINDOW, **options: str
+) -> None:
     special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    _save_tokenizer(tokenizer, folder, CONTEXT_WINDOW, **special, **options)
+    _save_tokenizer(tokenizer, folder, window, **special, **options)
 
 
 def _wordpiece() -> Tokenizer:

@@ -16,8 +16,10 @@ from rag.orchestrator import Orchestrator
 from rag.sampling import Sampling
 from rag.scoring import Scoring
 from rag.types import Scope
-from services import score_batch
+from services.client import Client
 from services.score_batch import ERRORS, PREDICTIONS, PROGRESS, Batching, score_folder
+from services.scorers import ByServer, InProcess
+from tests.services.serving import server
 
 GREEDY = Scoring(Sampling(do_sample=False, max_new_tokens=4))
 
@@ -52,7 +54,7 @@ def read(path):
 def run(rag, source, target, how=GREEDY, **batching):
     seen = []
     counts = score_folder(
-        rag, source, target, how, Batching(**batching), lambda *told: seen.append(told)
+        InProcess(rag), source, target, how, Batching(**batching), lambda *told: seen.append(told)
     )
     return counts, seen
 
@@ -121,7 +123,7 @@ def test_what_may_heal_is_tried_again(rag, source, tmp_path, monkeypatch):
         *_, texts = made(*arguments)
         yield [next(answers, text) if n == 0 else text for n, text in enumerate(texts)]
 
-    monkeypatch.setattr(score_batch, "score", busy_twice)
+    monkeypatch.setattr(scoring, "score", busy_twice)
     counts, _ = run(rag, source, tmp_path / "out", wait=waits.append)
     assert (counts, waits) == ((5, 0), [1.0, 2.0])
 
@@ -158,31 +160,79 @@ def test_what_is_no_input_is_said(rag, source, tmp_path):
     assert raised.value.hint == "It has: text."
 
 
+ROWS = 1000
+
+
 def test_killed_half_way_it_gives_each_row_once(qwen, tmp_path):
+    """A thousand rows; the bad ones are among the errors."""
     folder, target = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
-    write(folder / "rows.csv", [f"Row number {n}" for n in range(200)])
+    texts = [f"Row number {n}" if n % 100 else "" for n in range(ROWS)]
+    write(folder / "rows.csv", texts)
     code = "from services.cli import main; main()"
     command = [
-        sys.executable, "-c", code, "score-batch", str(folder), str(target), "--mini-batch", "5",
-        "--max-new-tokens", "4", "--no-do-sample", "--data", str(tmp_path / "data"),
+        sys.executable, "-c", code, "score-batch", str(folder), str(target), "--mini-batch", "32",
+        "--max-new-tokens", "2", "--no-do-sample", "--data", str(tmp_path / "data"),
         "-p", "starter",
     ]  # fmt: skip
     environment = {**os.environ, "RAG_GENERATOR": str(qwen)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
-        while _lines(target / PROGRESS) < 20 and time.monotonic() < deadline:
+        while _lines(target / PROGRESS) < ROWS // 2 and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.01)  # another process cannot be waited for otherwise
         process.send_signal(signal.SIGKILL)
-    before = _lines(target / PROGRESS) - 1
-    assert 0 < before < 200
+    assert ROWS // 2 <= _lines(target / PROGRESS) <= ROWS
+    assert not (target / PREDICTIONS).exists()
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert "200 rows: 200 in predictions.csv, 0 in errors.csv" in ran.stdout
-    assert sorted(int(row["row"]) for row in read(target / PREDICTIONS)) == list(range(200))
+    assert ran.returncode == 1, ran.stderr  # some rows failed
+    assert f"{ROWS} rows: {ROWS - 10} in predictions.csv, 10 in errors.csv" in ran.stdout
+    made, failed = (
+        sorted(int(row["row"]) for row in read(target / name)) for name in (PREDICTIONS, ERRORS)
+    )
+    assert failed == list(range(0, ROWS, 100))
+    assert sorted([*made, *failed]) == list(range(ROWS))
     lines = (target / PROGRESS).read_text("utf8").splitlines()[1:]
-    assert len({json.loads(line)["row"] for line in lines}) == len(lines) == 200
+    assert len({json.loads(line)["row"] for line in lines}) == len(lines) == ROWS
+
+
+@pytest.mark.parametrize("retrieval", [False, True])
+def test_a_server_scores_as_the_process_does(lm_parts, lighthouses, source, tmp_path, retrieval):
+    write(source / "bad.csv", ["Fine", "word " * 5000, "", "Fine"])
+    rag = Orchestrator(lm_parts, Scope("default"))
+    how = Scoring(GREEDY.sampling, retrieval, lighthouses, full_text=True)
+    run(rag, source, tmp_path / "here", how)
+    with server(rag) as client, Client(str(client.base_url).rstrip("/"), patience=0) as opened:
+        there = ByServer(opened, lm_parts.settings)
+        score_folder(there, source, tmp_path / "there", how, Batching(), lambda *_: None)
+    for name in (PREDICTIONS, ERRORS):
+        assert read(tmp_path / "there" / name) == read(tmp_path / "here" / name)
+    assert len(read(tmp_path / "there" / ERRORS)) == 2
+
+
+def test_a_server_is_asked_for_a_collection_that_there_is(lm_parts, source, tmp_path):
+    rag, how = Orchestrator(lm_parts, Scope("default")), Scoring(retrieval=True, collection="none")
+    with server(rag) as client, Client(str(client.base_url).rstrip("/"), patience=0) as opened:
+        there = ByServer(opened, lm_parts.settings)
+        with pytest.raises(NotFound, match="no collection"):
+            score_folder(there, source, tmp_path / "out", how, Batching(), lambda *_: None)
+
+
+@pytest.mark.parametrize("by_server", [False, True])
+def test_what_takes_too_long_is_tried_again_and_then_an_error(lm_parts, tmp_path, by_server):
+    """A long text, for which no attempt has time."""
+    folder, waits = tmp_path / "in", []
+    folder.mkdir()
+    write(folder / "a.csv", ["The ferry"])
+    rag = Orchestrator(lm_parts, Scope("default"))
+    how = Scoring(Sampling(do_sample=False, max_new_tokens=2000))
+    batching = Batching(retries=1, timeout=0.2, wait=waits.append)
+    with server(rag) as client, Client(str(client.base_url).rstrip("/"), patience=0) as opened:
+        scorer = ByServer(opened, lm_parts.settings) if by_server else InProcess(rag)
+        counts = score_folder(scorer, folder, tmp_path / "out", how, batching, lambda *_: None)
+    assert (counts, waits) == ((1, 1), [1.0])
+    (row,) = read(tmp_path / "out" / ERRORS)
+    assert row["error"] == "It was not done in 0.2 seconds."
 
 
 def _lines(path):
