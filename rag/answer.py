@@ -89,6 +89,23 @@ def _checked_by(parts: Parts, collection: Collection, generated: Generated) -> s
     return parts.checker_for(collection).how if generated.quotes is None else "quotes"
 
 
+def traced(
+    asked: Asked,
+    request: Request,
+    found: SearchResult,
+    generated: Generated,
+    written: str,
+    answer: Answer,
+    parts: Parts,
+    scope: Scope,
+) -> tuple[Answer, Trace | None]:
+    """(the answer, its trace, which is kept then); None where none is to be kept."""
+    if not answer.trace_id:
+        return answer, None
+    trace = trace_of(asked, request, found, generated, written, answer, parts)
+    return kept(answer, trace, parts, scope), trace
+
+
 def trace_of(
     asked: Asked,
     request: Request,

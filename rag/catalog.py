@@ -954,7 +954,7 @@ def _forget_shown(connection: sa.Connection, collection_id: int, ids: Sequence[s
     connection.execute(
         trace_documents.delete().where(
             trace_documents.c.document_id.in_(ids),
-            trace_documents.c.trace_id.in_(sa.select(traces.c.id).where(here)),
+            sa.exists().where(traces.c.id == trace_documents.c.trace_id, here),
         )
     )
 

@@ -15,11 +15,11 @@ from rag import collection as shelf
 from rag import ingest as steps
 from rag import listing
 from rag import types as t
-from rag.answer import cached, compose, kept, trace_of
+from rag.answer import cached, compose, traced
 from rag.answer_cache import Kept, key_of
 from rag.attachments import enclosed, missing
 from rag.catalog import Collection, DocumentRecord
-from rag.choices import answered_from, choices, chosen_instead, is_traced
+from rag.choices import answered_from, choices, chosen_instead
 from rag.cite import cite, cite_quotes
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
@@ -135,10 +135,7 @@ class Orchestrator:
             yield t.TextPiece(cited.text)
         yield from cited.citations
         answer = compose(request, found, support, generated, cited, parts, timings, notes)
-        trace = None
-        if is_traced(shelved, parts.settings):
-            trace = trace_of(asked, request, found, generated, text, answer, parts)
-            answer = kept(answer, trace, parts, self.scope)
+        answer, trace = traced(asked, request, found, generated, text, answer, parts, self.scope)
         if key is not None:
             vector = parts.embedder_for(shelved).embed_queries([standalone])[0]
             parts.answers.keep(key, Kept(standalone, vector, answer, trace))

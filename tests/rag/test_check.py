@@ -1,10 +1,18 @@
 """The check of single claims, with the real starter embedder and by words alone."""
 
+import math
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from rag.check import WORDS, Checker, calibrations
+from rag import check
+from rag.check import WORDS, Calibration, Checker, calibrations
+from rag.models.engine import open_cross_encoder
+from rag.models.load import resolve
+from rag.parts import engines_of
+from rag.rerank import CrossEncoderReranker
+from tests import tiny_models
 from tests.rag.passages import passage
 
 TEXT = (
@@ -59,6 +67,30 @@ def test_what_two_sentences_say_together_is_quoted_from_both(checker):
         "Robert Stevenson built the lighthouse there. It was first lit on 1 February 1811."
     )
     assert found.enough
+
+
+def test_a_cross_encoder_compares_where_a_calibration_was_fitted_for_it(
+    lighthouse, tmp_path, monkeypatch
+):
+    """A tiny one of the real class; what its logits are worth only a fit could say."""
+    model = tiny_models.reranker(tmp_path / "reranker")
+    files = resolve(str(model))
+    with closing(open_cross_encoder(files, engines_of(lighthouse.parts.settings))) as read:
+        reranker = CrossEncoderReranker(str(model), read)
+        settings = lighthouse.parts.settings.model_copy(update={"reranker": str(model)})
+        loaded = {**lighthouse.parts._loaded, "reranker": reranker}
+        parts = replace(lighthouse.parts, settings=settings, _loaded=loaded)
+        found = parts.catalog.collection(lighthouse.scope, "lighthouse")
+        assert "late-interaction" in parts.checker_for(found).how, "nothing was fitted for it yet"
+        fitted = Calibration((2.0, 0, 0, 0, 0, 0, 0), 0.5, 0.5, "a test")
+        monkeypatch.setattr(check, "calibrations", lambda: {**calibrations(), str(model): fitted})
+        checker = parts.checker_for(found)
+        assert checker.how == f"{model}, fitted on a test"
+        checked = checker.check(CLAIM, passage(1, TEXT))
+        (logit,) = read.logits(CLAIM, [checked.quote.text])
+        assert checked.seen.meaning == pytest.approx(float(logit), abs=1e-3)
+        expected = 1 / (1 + math.exp(-(0.5 + 2 * logit)))
+        assert checked.probability == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_was_fitted_for_which_models_is_named(lighthouse):
