@@ -21,8 +21,9 @@ _WHAT = re.compile(
     r"|(?P<url><?(?:(?:https?|ftp)://|\bwww\.)[^\s<>\"'`\])]+>?)",
     re.IGNORECASE,
 )
-# A construct of which the end has not come yet.
-_UNFINISHED = re.compile(r"(?:!?\[[^\]\n]*(?:\](?:\([^)\n]*)?)?|<[^>\n]*|\S+)$")
+# A construct of which the end has not come yet; the last one is what may become an address. (A text
+# in a script without spaces is not held back.)
+_UNFINISHED = re.compile(r"(?:!?\[[^\]\n]*(?:\](?:\([^)\n]*)?)?|<[^>\n]*|[!-~]+)$")
 _TRAILING = ".,;:!?"
 
 

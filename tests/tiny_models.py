@@ -100,10 +100,10 @@ def reranker(folder: Path, *, max_tokens: int = 64, labels: int = 1) -> Path:
     return folder
 
 
-def qwen2(folder: Path, *, window: int = CONTEXT_WINDOW) -> Path:
+def qwen2(folder: Path, *, window: int | None = None) -> Path:
     """A Qwen2ForCausalLM with a ChatML template."""
     tokenizer = _byte_level()
-    sizes = {**_lm_sizes(tokenizer), "max_position_embeddings": window}
+    sizes = {**_lm_sizes(tokenizer), "max_position_embeddings": window or CONTEXT_WINDOW}
     config = Qwen2Config(**sizes, num_key_value_heads=2, initializer_range=0.6)
     _save(Qwen2ForCausalLM, config, folder)
     _save_lm_tokenizer(tokenizer, folder, window, chat_template=CHATML)
@@ -169,10 +169,10 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_tokens: int, **speci
 
 
 def _save_lm_tokenizer(
-    tokenizer: Tokenizer, folder: Path, window: int = CONTEXT_WINDOW, **options: str
+    tokenizer: Tokenizer, folder: Path, window: int | None = None, **options: str
 ) -> None:
     special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    _save_tokenizer(tokenizer, folder, window, **special, **options)
+    _save_tokenizer(tokenizer, folder, window or CONTEXT_WINDOW, **special, **options)
 
 
 def _wordpiece() -> Tokenizer:

@@ -152,7 +152,7 @@ def test_a_language_model_streams_its_tokens(lm_client, lighthouses):
     names = [name for name, _ in events]
     assert names[0] == "retrieval"
     assert names[-1] == "done"
-    assert names.count("token") > 3
+    assert names.count("token") > 1  # a piece waits for the next one where it may end an address
     assert events[-1][1]["usage"]["completion_tokens"] == 12
 
 

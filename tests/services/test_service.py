@@ -89,6 +89,12 @@ def test_the_examples_of_the_documentation_work(lm_parts, tmp_path):
         for example in _examples(schema, "/v1/documents/{document_id}", "put"):
             assert client.put("/v1/documents/fastnet?wait=true", json=example).is_success, example
             tried += 1
+        asked = next(iter(_examples(schema, "/v1/ask", "post")))
+        trace_id = client.post("/v1/ask", json=asked).json()["trace_id"]
+        for example in _examples(schema, "/v1/feedback", "post"):
+            said = {**example, "trace_id": trace_id}
+            assert client.post("/v1/feedback", json=said).is_success, example
+            tried += 1
         for example in _examples(schema, "/score", "post"):
             assert client.post("/score", json=example).is_success, example
             tried += 1
