@@ -13,17 +13,22 @@ from rag.types import Context, Cut
 
 LONGEST = 2000  # characters that are held back for the end of a link
 GONE = "(link removed)"
+_TAGS = "a|audio|base|embed|form|iframe|img|input|link|meta|object|script|source|style|svg|video"
 _WHAT = re.compile(
-    r"(?P<image>!\[[^\]\n]*\]\(\s*<?(?P<picture>[^\s)>]*)[^)\n]*\))"
-    r"|(?P<link>\[(?P<words>[^\]\n]+)\]\(\s*<?(?P<to>[^\s)>]*)[^)\n]*\))"
-    r"|(?P<tag><\s*/?\s*(?:a|audio|base|embed|form|iframe|img|input|link|meta|object|script|source"
-    r"|style|svg|video)\b[^>]*>?)"
+    r"(?P<image>!\[[^\]\n]*\]\(\s*<?(?P<picture>[^\s)>]*)[^)]*\))"
+    r"|(?P<link>\[(?P<words>[^\]\n]+)\]\(\s*<?(?P<to>[^\s)>]*)[^)]*\))"
+    rf"|(?P<tag><\s*/?\s*(?:{_TAGS})\b[^>]*>?)"
     r"|(?P<url><?(?:(?:https?|ftp)://|\bwww\.)[^\s<>\"'`\])]+>?)",
     re.IGNORECASE,
 )
 # A construct of which the end has not come yet; the last one is what may become an address. (A text
 # in a script without spaces is not held back.)
-_UNFINISHED = re.compile(r"(?:!?\[[^\]\n]*(?:\](?:\([^)\n]*)?)?|<[^>\n]*|[!-~]+)$")
+_UNFINISHED = re.compile(
+    r"(?:!?\[[^\]\n]*(?:\](?:\([^)]*)?)?"
+    rf"|<\s*/?\s*(?:[a-z]{{0,6}}|(?:{_TAGS})\b[^>]*)"
+    r"|[!-~]+)$",
+    re.IGNORECASE,
+)
 _TRAILING = ".,;:!?"
 
 
