@@ -14,7 +14,7 @@ from pydantic import Field
 
 from rag.errors import NotFound, RagError
 from rag.orchestrator import Orchestrator
-from services.schemas import AskResponse, SearchResponse, Wire
+from services.schemas import AskResponse, MessageIn, SearchResponse, Wire
 
 T = TypeVar("T")
 
@@ -70,9 +70,13 @@ def build(rag: Orchestrator, run: Runs, answer: Runs, version: str) -> MCPServer
         question: str,
         collection: Collection = "default",
         filter: Annotated[dict[str, Any] | None, Field(description="Metadata conditions.")] = None,
+        history: Annotated[
+            list[MessageIn] | None, Field(description="What was said before, oldest first.")
+        ] = None,
     ) -> AskResponse:
         """Answer a question from the user's documents, each statement with its proof."""
-        call = partial(rag.ask, question, collection=collection, filter=filter)
+        turns = [turn.message() for turn in history or ()]
+        call = partial(rag.ask, question, collection=collection, filter=filter, history=turns)
         return AskResponse.of(await _told(answer, call))
 
     @server.tool(annotations=READS)

@@ -63,6 +63,14 @@ def test_ask_gives_quotes_that_can_be_checked(server, lighthouses):
     assert "Robert Stevenson" in answer["answer"]
     proof = answer["citations"][0]
     assert proof["quote"] == BELL_ROCK[proof["start"] : proof["end"]]
+    said = [
+        {"role": "user", "content": ASKED},
+        {"role": "assistant", "content": answer["answer"]},
+    ]
+    followed = call(
+        server, "ask", question="When were its lamps lit?", collection=lighthouses, history=said
+    ).structured_content
+    assert "1811" in followed["citations"][0]["quote"]
 
 
 def test_search_and_its_filter(server, lighthouses):

@@ -12,6 +12,7 @@ from services.app import create_app
 from tests.services.serving import BELL_ROCK, running
 
 ASKED = "Who built the Bell Rock lighthouse?"
+FOLLOWED = "When were its lamps first lit?"
 NAME = "clients"
 
 
@@ -40,7 +41,9 @@ def test_the_official_client(base):
         assert "Robert Stevenson" in text
         assert chunks[-1].usage.total_tokens == 0, "quoting reads no tokens of a language model"
         assert chunks[-2].ragstone["citations"][0]["document_id"] == "bell-rock"
-        turns += [{"role": "assistant", "content": text}, {"role": "user", "content": ASKED}]
+        turns += [{"role": "assistant", "content": text}, {"role": "user", "content": FOLLOWED}]
+        *_, last = client.chat.completions.create(model=NAME, messages=turns, stream=True)
+        assert "1811" in last.ragstone["citations"][0]["quote"]
         whole = client.chat.completions.create(
             model=NAME, messages=turns, extra_body={"ragstone": {"limit": 3}}
         )
@@ -62,10 +65,14 @@ def test_the_official_client_reads_the_embeddings(base, parts):
 def test_langchain(base):
     langchain_openai = pytest.importorskip("langchain_openai")
     model = langchain_openai.ChatOpenAI(base_url=f"{base}/v1", api_key="none", model=NAME)
-    pieces = list(model.stream([("human", ASKED)]))
-    assert "Robert Stevenson" in "".join(str(piece.content) for piece in pieces)
-    answer = model.invoke([("system", "Be brief."), ("human", ASKED)])
-    assert "[1]" in str(answer.content)
+    turns = [("system", "Be brief."), ("human", ASKED)]
+    text = "".join(str(piece.content) for piece in model.stream(turns))
+    assert "Robert Stevenson" in text
+    assert "[1]" in text
+    turns += [("ai", text), ("human", FOLLOWED)]
+    followed = "".join(str(piece.content) for piece in model.stream(turns))
+    assert "1811" in followed
+    assert "[1]" in followed
 
 
 def test_llama_index(base):
@@ -78,6 +85,9 @@ def test_llama_index(base):
     *_, last = model.stream_chat(turns)
     assert "Robert Stevenson" in last.message.content
     assert last.raw.ragstone["citations"][0]["document_id"] == "bell-rock"
+    turns += [last.message, core.ChatMessage(role="user", content=FOLLOWED)]
+    *_, last = model.stream_chat(turns)
+    assert "1811" in last.raw.ragstone["citations"][0]["quote"]
 
 
 def test_langchains_azure_ml_endpoint(base):
@@ -95,14 +105,37 @@ def test_langchains_azure_ml_endpoint(base):
     assert "[1]" in answer
 
 
+@pytest.mark.filterwarnings("ignore:`LlamaChatContentFormatter` will be deprecated")  # it is in use
+def test_langchains_azure_ml_chat_endpoint(base):
+    """A conversation; the endpoint streams nothing in this form."""
+    azure = pytest.importorskip("langchain_community.chat_models.azureml_endpoint")
+    model = azure.AzureMLChatOnlineEndpoint(
+        endpoint_url=f"{base}/score",
+        endpoint_api_type="dedicated",
+        endpoint_api_key="none",
+        content_formatter=azure.LlamaChatContentFormatter(),
+        model_kwargs={"retrieval": True, "collection": NAME},
+    )
+    turns = [("human", ASKED)]
+    first = model.invoke(turns)
+    assert "Robert Stevenson" in first.content
+    followed = model.invoke([*turns, ("ai", first.content), ("human", FOLLOWED)])
+    assert "1811" in followed.content
+    assert "[1]" in followed.content
+
+
 def test_curl(base):
     if (curl := shutil.which("curl")) is None:
         pytest.skip("There is no curl.")
-    body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": ASKED}],
-                       "stream": True})  # fmt: skip
     command = [curl, "-sN", f"{base}/v1/chat/completions", "-H", "Content-Type: application/json"]
-    ran = subprocess.run([*command, "-d", body], capture_output=True, text=True, check=True)
-    lines = [line for line in ran.stdout.splitlines() if line]
-    assert lines[-1] == "data: [DONE]"
-    last = json.loads(lines[-2].removeprefix("data: "))
-    assert last["ragstone"]["citations"][0]["quote"] in BELL_ROCK
+    turns = []
+    for asked, holds in ((ASKED, "Robert Stevenson"), (FOLLOWED, "1811")):
+        turns.append({"role": "user", "content": asked})
+        body = json.dumps({"model": NAME, "messages": turns, "stream": True})
+        ran = subprocess.run([*command, "-d", body], capture_output=True, text=True, check=True)
+        lines = [line for line in ran.stdout.splitlines() if line]
+        assert lines[-1] == "data: [DONE]"
+        last = json.loads(lines[-2].removeprefix("data: "))["ragstone"]
+        assert last["citations"][0]["quote"] in BELL_ROCK
+        assert holds in last["citations"][0]["quote"]
+        turns.append({"role": "assistant", "content": last["answer"]})
