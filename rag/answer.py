@@ -5,10 +5,10 @@ why it says so.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
+from rag import __version__
 from rag.answer_cache import Kept, again
 from rag.catalog import Collection
 from rag.choices import choices, is_traced
@@ -24,7 +24,6 @@ from rag.timing import Timings
 from rag.trace import Candidate, Trace
 from rag.types import Answer, AnswerEvent, Context, Hit, Scope, SearchResult
 
-VERSION = version("ragstone")  # reads files: once
 # Settings that an answer depends on and that no collection has choices of its own for.
 _SETTINGS = (
     "retrieve_limit",
@@ -99,25 +98,14 @@ def traced(
     parts: Parts,
     scope: Scope,
 ) -> tuple[Answer, Trace | None]:
-    """(the answer, its trace, which is kept then); None where none is to be kept."""
+    """(the answer, how it came about, which is kept); None where nothing is to be kept.
+
+    `written` is what the generator said, citations unchecked.
+    """
     if not answer.trace_id:
         return answer, None
-    trace = trace_of(asked, request, found, generated, written, answer, parts)
-    return kept(answer, trace, parts, scope), trace
-
-
-def trace_of(
-    asked: Asked,
-    request: Request,
-    found: SearchResult,
-    generated: Generated,
-    written: str,
-    answer: Answer,
-    parts: Parts,
-) -> Trace:
-    """How the answer came about. `written` is what the generator said, citations unchecked."""
     collection = request.collection
-    return Trace(
+    trace = Trace(
         id=answer.trace_id,
         created_at=datetime.now(UTC),
         asked=asked,
@@ -129,6 +117,7 @@ def trace_of(
         answer=replace(answer, hits=(), passages=()),
         candidates=tuple(_candidates(found, request.context, generated, answer)),
     )
+    return kept(answer, trace, parts, scope), trace
 
 
 def kept(answer: Answer, trace: Trace, parts: Parts, scope: Scope) -> Answer:
@@ -166,7 +155,7 @@ def fingerprints(collection: Collection, parts: Parts) -> dict[str, Any]:
     """What had a part in an answer: models with their revisions, and how the index was made."""
     reranker, generator = parts.reranker_for(collection), parts.generator_for(collection)
     return {
-        "ragstone": VERSION,
+        "ragstone": __version__,
         "index": collection.physical,
         "pipeline": dict(collection.pipeline),
         "reranker": _named(reranker.id, reranker.revision) if reranker else NO_RERANKER,

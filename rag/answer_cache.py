@@ -11,7 +11,6 @@ that are drawn at random are not kept: whoever asks for those wants another one.
 
 import hashlib
 import json
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from rag import claims
 from rag.catalog import Collection
 from rag.check import Meaning
 from rag.generate import Generator
+from rag.odds import sigmoid
 from rag.question import Asked
 from rag.settings import QUOTE
 from rag.trace import Trace
@@ -136,7 +136,7 @@ def asks_the_same(meaning: Meaning, crossed: Logit | None = None) -> Callable[[s
             (mean,), (gap,) = meaning(a, [b])
             if mean < LEAST_MEANT or mean - gap < LEAST_WORD:
                 return False
-            if crossed is not None and 1 / (1 + math.exp(-crossed(a, b))) < LEAST_CROSSED:
+            if crossed is not None and sigmoid(crossed(a, b)) < LEAST_CROSSED:
                 return False
         return True
 

@@ -9,7 +9,6 @@ either, words alone decide, and the answer says "uncalibrated".
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from rag import claims
 from rag.models.tokens import TokenVectors
+from rag.odds import sigmoid
 from rag.sentences import sentence_spans
 from rag.types import Passage, Quote
 
@@ -66,7 +66,7 @@ class Calibration:
     def probability(self, seen: Comparison) -> float:
         """That the window supports the claim."""
         odds = self.bias + sum(w * x for w, x in zip(self.weights, astuple(seen), strict=True))
-        return 1 / (1 + math.exp(-max(-700.0, min(700.0, odds))))
+        return sigmoid(odds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from rag.claims import content_words
 from rag.prompt import NO_ANSWER, is_refusal
 from rag.sentences import sentence_spans
 from rag.settings import CitationPolicy
-from rag.types import Citation, Context, Cut, Passage, Quote, Sentence
+from rag.types import Citation, Context, Cut, Quote, Sentence
 
 MARKER = re.compile(r"\s?\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
 LEAST_WORDS = 2  # content words; a shorter sentence without a pointer claims nothing
@@ -108,7 +108,10 @@ def _check(sentence: str, context: Context, checker: Checker) -> _Checked:
     pointed = [passage for passage in context.passages if passage.number in _numbers(sentence)]
     if is_refusal(claim) or (not pointed and not _claims(claim)):
         return _Checked(_without_dangling(sentence, ())[0])
-    found = _supported(claim, pointed or context.passages, checker)
+    checks = (checker.check(claim, passage) for passage in pointed or context.passages)
+    found = [one for one in checks if one is not None]
+    if pointed:
+        found = _joined(claim, found, checker)
     best = max(found, key=lambda one: one.probability, default=None)
     proving = [one for one in found if one.enough]
     if not pointed:
@@ -132,19 +135,19 @@ def _check(sentence: str, context: Context, checker: Checker) -> _Checked:
     )
 
 
-def _supported(claim: str, passages: Sequence[Passage], checker: Checker) -> list[Supported]:
-    """The check of each passage; of all together where none supports the claim alone.
+def _joined(claim: str, found: list[Supported], checker: Checker) -> list[Supported]:
+    """The best two, where those support the claim together and none does alone.
 
     A sentence that joins what two passages say points at both, and neither says all of it.
     """
-    found = [one for passage in passages if (one := checker.check(claim, passage)) is not None]
     if len(found) < 2 or any(one.enough for one in found):
         return found
-    joined = " ".join(one.quote.text for one in found[:2])
-    both = checker.check(claim, replace(found[0].quote.passage, text=joined))
+    best = sorted(found, key=lambda one: -one.probability)[:2]
+    joined = " ".join(one.quote.text for one in best)
+    both = checker.check(claim, replace(best[0].quote.passage, text=joined))
     if both is None or not both.enough:
         return found
-    return [replace(one, probability=both.probability, enough=True) for one in found[:2]]
+    return [replace(one, probability=both.probability, enough=True) for one in best]
 
 
 def _claims(sentence: str) -> bool:

@@ -24,26 +24,27 @@ def condense(
     if not isinstance(generator, LanguageModelGenerator):
         asked = with_topic(question, history)
         return asked, (f"asked as {asked!r}, by the history",) if asked != question else ()
-    asked_for = _fitting(question, history, generator)
+    asked_for, notes = _fitting(question, history, generator)
     with generator.model.stream(asked_for, _GREEDY) as stream:
         written = "".join(stream)
     # A model may write anything; what is searched for is a line of text.
     rewritten = "".join(sign for sign in written if sign.isprintable()).strip()
     if not rewritten:
-        return question, (f"{generator.id} rewrote the follow-up to nothing: asked as it was",)
-    return rewritten, ()
+        said = f"{generator.id} rewrote the follow-up to nothing: asked as it was"
+        return question, (*notes, said)
+    return rewritten, notes
 
 
 def _fitting(
     question: str, history: Sequence[Message], generator: LanguageModelGenerator
-) -> tuple[Message, ...]:
-    """The request to rewrite, with as much of the latest history as the window holds."""
+) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """(the request to rewrite, with as much of the latest history as the window holds, notes)."""
     model = generator.model
     room = model.context_window - (_GREEDY.max_new_tokens or 0)
     tokens = room
     while True:
-        latest, _ = recent(history, tokens, model.count_tokens)
+        latest, cuts = recent(history, tokens, model.count_tokens)
         asked = condense_messages(question, latest, marks=model.marks)
         if not latest or model.count_tokens(model.render(asked)) <= room:
-            return asked
+            return asked, tuple(f"the follow-up was rewritten without {cut.what}" for cut in cuts)
         tokens //= 2

@@ -60,7 +60,8 @@ class Links:
 
     def _shown(self, found: re.Match[str]) -> str:
         if found["image"]:
-            return self._cut("an image", found["picture"], "")
+            self.cuts.append(Cut("an image", f"it would be loaded from {found['picture'][:200]!r}"))
+            return ""
         if found["link"]:
             if found["to"] in self._sources or found["to"].startswith("#"):
                 return found[0]

@@ -146,15 +146,19 @@ class Parts:
                 by_logits(logits), fitted, f"{reranker.id}, fitted on {fitted.fitted_on}"
             )
         name = f"{built} / {LATE_INTERACTION}"
-        served = bool(self.settings.embedder_url) and built == self.settings.models.embedder
-        if not served and (fitted := calibration_of(name)):  # servers give no token vectors
+        if self._gives_tokens(collection) and (fitted := calibration_of(name)):
             late_interaction = self.late_interaction_for(collection)
             meaning = by_token_vectors(late_interaction.token_vectors)
             return Checker(meaning, fitted, f"{name}, fitted on {fitted.fitted_on}")
         return Checker.by_words(f", uncalibrated for {built}")
 
     def same_question_for(self, collection: Collection) -> Callable[[str, str], bool]:
-        """What tells whether two questions ask the same of a collection."""
+        """What tells whether two questions ask the same of a collection.
+
+        Without token vectors nothing does: then only the same words are the same question.
+        """
+        if not self._gives_tokens(collection):
+            return lambda *_: False
         meaning = by_token_vectors(self.late_interaction_for(collection).token_vectors)
         reranker = self.reranker_for(collection)
         if not isinstance(reranker, CrossEncoderReranker):
@@ -163,6 +167,11 @@ class Parts:
         return asks_the_same(
             meaning, lambda a, b: float(reranker.relevance(a, [b], frequencies)[0])
         )
+
+    def _gives_tokens(self, collection: Collection) -> bool:
+        """Whether a collection's embedder gives token vectors: on a server it does not."""
+        served = bool(self.settings.embedder_url)
+        return not served or collection.pipeline["embedder"]["id"] != self.settings.models.embedder
 
     def embedder_named(self, model_id: str) -> Embedder:
         """The embedder that an id stands for today. Raises ModelUnavailable, InvalidInput."""

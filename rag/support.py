@@ -11,7 +11,6 @@ says "uncalibrated" then.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,6 +19,7 @@ from typing import Any
 
 from rag.choices import choices
 from rag.generate import Request
+from rag.odds import sigmoid
 from rag.parts import Parts
 from rag.quote import gather
 from rag.settings import LATE_INTERACTION
@@ -51,7 +51,7 @@ class Calibration:
     def judge(self, sentence: float, fused: float) -> Support:
         """Support by these two numbers."""
         odds = self.bias + self.sentence * sentence + self.fused * fused
-        probability = 1 / (1 + math.exp(-odds))
+        probability = sigmoid(odds)
         how = f"{probability:.2f} of at least {self.threshold:.2f}, fitted on {self.fitted_on}"
         return Support(probability >= self.threshold, how, probability)
 
@@ -85,12 +85,8 @@ def _uncalibrated(found: SearchResult, parts: Parts, least: float) -> Support:
     crossed = parts.reranker is not None and parts.reranker.id != LATE_INTERACTION
     if not crossed or not logits:
         return Support(True, "uncalibrated")
-    probability = _sigmoid(max(logits))
+    probability = sigmoid(max(logits))
     return Support(probability >= least, "uncalibrated", probability)
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0  # beyond that exp overflows
 
 
 def calibration_of(embedder: str, fusion: str) -> Calibration | None:

@@ -162,16 +162,23 @@ class Traces:
                 yield self._whole(connection, row)
 
     def forget(self, before: datetime, rated_before: datetime) -> int:
-        """Forget what is older; what has feedback by a time of its own. Returns how many."""
+        """Forget what is older; what has feedback by a time of its own. Returns how many.
+
+        A few hundred in a transaction, so that nobody waits for it long.
+        """
         rated = sa.exists().where(feedback.c.trace_id == traces.c.id)
         old = sa.or_(
             sa.and_(traces.c.created_at < before, ~rated), traces.c.created_at < rated_before
         )
         some = sa.select(traces.c.id).where(old).limit(_AT_ONCE)
-        with self._database.write() as connection:
-            ids = list(connection.execute(some).scalars())
-            connection.execute(traces.delete().where(traces.c.id.in_(ids)))
-        return len(ids)
+        count = 0
+        while True:
+            with self._database.write() as connection:
+                ids = list(connection.execute(some).scalars())
+                connection.execute(traces.delete().where(traces.c.id.in_(ids)))
+            count += len(ids)
+            if len(ids) < _AT_ONCE:
+                return count
 
     def _row(self, connection: sa.Connection, scope: Scope, trace_id: str) -> Mapping[Any, Any]:
         query = _of(scope, sa.select(traces)).where(traces.c.id == trace_id)

@@ -14,15 +14,15 @@ it are ignored: IGNORED lists them. All others are refused by name.
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rag.errors import InvalidInput, NotFound
 from rag.sampling import Sampling
 from rag.scoring import Scoring
-from services.score_batch import Batching
+from services.score_batch import ERRORS, Batching
 
 IGNORED = frozenset({
     "$schema", "code_configuration", "compute", "default", "description", "endpoint_name",
@@ -53,6 +53,12 @@ class Parameters(_Read):
     return_full_text: bool = False
 
 
+def _not_of_errors(name: str) -> str:
+    if name == ERRORS:
+        raise ValueError(f"{ERRORS} is where failed rows go")
+    return name
+
+
 class ScoreConfig(_Read):
     """The file."""
 
@@ -60,7 +66,9 @@ class ScoreConfig(_Read):
     retry_settings: RetrySettings = RetrySettings()
     error_threshold: int = Field(-1, ge=-1)
     output_action: Literal["append_row"] = "append_row"
-    output_file_name: str = Field("predictions.csv", pattern=r"^[\w.-]+\.csv$")
+    output_file_name: Annotated[str, AfterValidator(_not_of_errors)] = Field(
+        "predictions.csv", pattern=r"^[\w.-]+\.csv$"
+    )
     logging_level: Literal["debug", "info", "warning", "error"] = "warning"
     parameters: Parameters = Parameters()
     retrieval: bool | None = None

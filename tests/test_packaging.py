@@ -11,12 +11,14 @@ import sys
 import sysconfig
 import tomllib
 import venv
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import rag
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("rag", "services", "eval")
@@ -63,6 +65,10 @@ def test_the_wheel_runs_the_demo(tmp_path):
         cwd=tmp_path, env=outside, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert all(Path(path).is_relative_to(packages) for path in found.stdout.split())
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    assert version("ragstone") == rag.__version__
 
 
 def test_whatever_is_imported_is_a_declared_need():

@@ -137,6 +137,15 @@ def test_what_is_drawn_at_random_is_not_kept(shelved, tmp_path):
     lm.close()
 
 
+def test_without_token_vectors_only_the_same_words_are_the_same_question(shelved):
+    found = shelved.parts.catalog.collection(shelved.scope, "default")
+    near = "When was the Bell Rock Lighthouse lit first?"
+    assert shelved.parts.same_question_for(found)(ASKED, near)
+    settings = shelved.parts.settings.model_copy(update={"embedder_url": "tei+http://127.0.0.1:1"})
+    served = replace(shelved.parts, settings=settings)
+    assert not served.same_question_for(found)(ASKED, near)
+
+
 def test_a_proved_deletion_empties_it(shelved):
     shelved.ask(ASKED)
     proof = delete_proved(shelved.parts, shelved.scope, "default", "n0")

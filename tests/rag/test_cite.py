@@ -98,6 +98,22 @@ def test_a_sentence_that_joins_two_passages_keeps_both():
     assert cited.sentences[0].markers == (1, 2)
 
 
+def test_only_a_sentence_that_points_at_both_is_checked_against_two_passages_together():
+    """Neither says it alone: no marker could be right for it."""
+    joined = "Stevenson built Bell Rock lighthouse by 1810, Smeaton his tower in 1759."
+    cited = cite(joined, CONTEXT)
+    assert (cited.text, cited.citations) == (joined, ())
+    assert cited.sentences[0].supported is False
+
+
+def test_of_three_markers_the_best_two_are_taken_together():
+    third = Context((passage(3, "Bread is baked from flour."), *CONTEXT.passages), 30)
+    joined = "Stevenson built Bell Rock lighthouse by 1810, Smeaton his tower in 1759 [3][1][2]."
+    cited = cite(joined, third)
+    assert [one.marker for one in cited.citations] == [1, 2]
+    assert [cut.what for cut in cited.cuts] == ["[3]"]
+
+
 def test_a_sentence_without_a_marker_is_given_one_where_a_passage_supports_it():
     cited = cite("Stevenson built the Bell Rock lighthouse.", CONTEXT)
     assert cited.text == "Stevenson built the Bell Rock lighthouse. [1]"

@@ -7,7 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from rag import collection as shelf
+from rag import traces as module
 from rag.errors import InvalidInput, NotFound, StoreUnreachable
+from rag.orchestrator import Orchestrator
 from rag.prove import delete_proved
 from rag.sampling import Sampling
 from rag.sources import Source
@@ -189,7 +191,33 @@ def test_feedback_is_tied_to_its_trace(shelved):
         kept.say(shelved.scope, answer.trace_id, "up", correction=long)
 
 
-def test_old_ones_are_forgotten_those_with_feedback_later(shelved):
+def test_postgres_keeps_them_as_well(shelved, postgres_url):
+    """The same steps, in the other database."""
+    with Orchestrator.open(
+        shelved.parts.settings.data.parent / "other", profile="starter", database_url=postgres_url
+    ) as other:
+        other.parts._loaded |= shelved.parts._loaded
+        shelf.ensure(other.parts, other.scope, "default")
+        for name, text in FACTS.items():
+            other.add(Source(name=name, origin=name, id=name, text=text))
+        about_bell = other.ask(ASKED, limit=1).trace_id
+        about_bread = other.ask("How is bread baked?", limit=1).trace_id
+        kept = other.parts.traces
+        kept.say(other.scope, about_bread, "down", correction="In an oven.")
+        listed = [(row.id, row.rating) for row in kept.rows(other.scope)]
+        assert listed == [(about_bread, "down"), (about_bell, None)]
+        assert [row.id for row in kept.rows(other.scope, before=about_bread)] == [about_bell]
+        other.delete("bell")
+        assert [row.id for row in kept.rows(other.scope)] == [about_bread]
+        found = kept.trace(other.scope, about_bread)
+        assert {one.document_id for one in found.candidates} == {"smalls", "bread"}
+        assert found.feedback[0].correction == "In an oven."
+        later = datetime.now(UTC) + timedelta(days=1)
+        assert kept.forget(later, later) == 1
+        other.parts._loaded.clear()  # they are the other one's to close
+
+
+def test_old_ones_are_forgotten_those_with_feedback_later(shelved, monkeypatch):
     plain, rated = shelved.ask(ASKED).trace_id, shelved.ask("How is bread baked?").trace_id
     kept = shelved.parts.traces
     kept.say(shelved.scope, rated, "up")
@@ -199,5 +227,9 @@ def test_old_ones_are_forgotten_those_with_feedback_later(shelved):
     assert kept.forget(later, earlier) == 1
     assert [row.id for row in kept.rows(shelved.scope)] == [rated]
     assert kept.forget(later, later) == 1
+    monkeypatch.setattr(module, "_AT_ONCE", 2)  # of a transaction
+    for _ in range(5):
+        shelved.ask(ASKED)
+    assert kept.forget(later, later) == 5
     assert plain != rated
     assert rows(shelved) == {"traces": 0, "trace_documents": 0, "feedback": 0}

@@ -67,6 +67,7 @@ def test_retrieval_may_be_turned_off_for_a_named_collection(tmp_path):
         ("output_action: summary_only", "output_action", "own line"),
         ("parameters: {temprature: 1}", "there is no key 'parameters.temprature'", ""),
         ("output_file_name: ../x.csv", "output_file_name", ""),
+        ("output_file_name: errors.csv", "where failed rows go", ""),
         ("a: [", "is no YAML", ""),
         ("just text", "holds no keys", "mini_batch_size"),
     ],
