@@ -19,7 +19,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rag import claims
+from rag import access, claims
 from rag.catalog import Collection
 from rag.check import Meaning
 from rag.generate import Generator
@@ -118,7 +118,7 @@ def key_of(
     if not repeats:
         return None
     made_of = [
-        [scope.tenant, sorted(scope.groups), collection.physical, collection.version],
+        [scope.tenant, access.point_groups(scope), collection.physical, collection.version],
         [dict(collection.settings), collection.system_prompt, collection.answer_language],
         [generator.id, generator.revision, asdict(sampling)],
         [asked.filter, asked.limit, [astuple(turn) for turn in history]],

@@ -27,6 +27,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from rag import access
 from rag.database import Database, utc
 from rag.errors import CollectionMoved, Conflict, InvalidInput, NotFound
 from rag.store import PREFIX
@@ -220,11 +221,11 @@ class Catalog:
 
     def collections(self, scope: Scope) -> list[Collection]:
         """Every collection within the scope, by name; not what is built aside."""
-        mine = sa.and_(collections.c.tenant == scope.tenant, collections.c.build_for.is_(None))
+        mine = sa.and_(access.collection_rows(scope), collections.c.build_for.is_(None))
         query = collections.select().where(mine)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(collections.c.name)).mappings().all()
-        return [Collection(**utc(row)) for row in rows if scope.allows(row["name"])]
+        return [Collection(**utc(row)) for row in rows]
 
     def every_collection(self) -> list[Collection]:
         """Those of all tenants, and what is built aside: for maintenance, which sees everything."""
@@ -270,7 +271,7 @@ class Catalog:
         """Live documents by id, from the first id behind `after` on."""
         with self._database.read() as connection:
             found = _collection(connection, scope, which)
-            query = _live(found).where(documents.c.document_id > after)
+            query = _live(scope, found).where(documents.c.document_id > after)
             query = query.order_by(documents.c.document_id).limit(limit)
             return [_document(row) for row in connection.execute(query).mappings()]
 
@@ -282,6 +283,7 @@ class Catalog:
             query = query.where(
                 documents.c.collection_id == found.id,
                 documents.c.source.startswith(prefix, autoescape=True),
+                access.document_rows(scope, documents.c.acl),
             )
             rows = connection.execute(query.order_by(documents.c.document_id)).all()
         # SQLite does not tell upper case from lower there.
@@ -293,7 +295,7 @@ class Catalog:
         """One live document. Raises NotFound."""
         with self._read(within) as connection:
             found = _collection(connection, scope, which)
-            query = _live(found).where(documents.c.document_id == document_id)
+            query = _live(scope, found).where(documents.c.document_id == document_id)
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
             raise _no_document(document_id, found.name)
@@ -307,11 +309,15 @@ class Catalog:
         *,
         within: sa.Connection | None = None,
     ) -> dict[str, int]:
-        """Document id -> its live generation, for those of `document_ids` that are live."""
+        """Document id -> its live generation, for those of `document_ids` that are live and seen
+        by the scope.
+        """
         with self._read(within) as connection:
             found = _collection(connection, scope, which)
             query = sa.select(documents.c.document_id, documents.c.generation).where(
-                documents.c.collection_id == found.id, documents.c.document_id.in_(document_ids)
+                documents.c.collection_id == found.id,
+                documents.c.document_id.in_(document_ids),
+                access.document_rows(scope, documents.c.acl),
             )
             return {row.document_id: row.generation for row in connection.execute(query)}
 
@@ -399,8 +405,8 @@ class Catalog:
         """
         with self._write(within) as connection:
             found = self.locked(connection, scope, which)
-            if not self.delete_documents(connection, found, [document_id]):
-                raise _no_document(document_id, found.name)
+            self.document(scope, which, document_id, within=connection)  # one that is seen
+            self.delete_documents(connection, found, [document_id])
 
     def abandon(self, scope: Scope, which: Which, generation: int) -> None:
         """Mark a generation that will not be finished, so that its points are purged."""
@@ -591,11 +597,26 @@ class Catalog:
 
     # Inside a transaction
 
+    def hidden(
+        self, connection: sa.Connection, scope: Scope, found: Collection, ids: Sequence[str]
+    ) -> list[str]:
+        """Those of a few hundred documents that are there, and not for this scope to see."""
+        query = sa.select(documents.c.document_id).where(
+            documents.c.collection_id == found.id,
+            documents.c.document_id.in_(ids),
+            ~access.document_rows(scope, documents.c.acl),
+        )
+        return sorted(connection.execute(query).scalars())
+
     def records(
-        self, connection: sa.Connection, found: Collection, document_ids: Sequence[str]
+        self,
+        connection: sa.Connection,
+        scope: Scope,
+        found: Collection,
+        document_ids: Sequence[str],
     ) -> list[DocumentRecord]:
-        """Those of a few hundred documents that are live."""
-        query = _live(found).where(documents.c.document_id.in_(document_ids))
+        """Those of a few hundred documents that are live, and seen by the scope."""
+        query = _live(scope, found).where(documents.c.document_id.in_(document_ids))
         return [_document(row) for row in connection.execute(query).mappings()]
 
     def delete_documents(
@@ -748,6 +769,7 @@ class Catalog:
             "title": revision.title,
             "media_type": revision.media_type,
             "metadata": dict(revision.metadata),
+            "acl": access.packed(revision.metadata),
             "content_hash": revision.content_hash,
             "fingerprint": revision.fingerprint,
             "patches": 0,
@@ -798,13 +820,12 @@ class Catalog:
 
 
 def _collection(connection: sa.Connection, scope: Scope, which: Which) -> Collection:
-    query = collections.select().where(collections.c.tenant == scope.tenant)
-    if isinstance(which, Collection):
-        query = query.where(collections.c.id == which.id)
-    elif scope.allows(which):
-        query = query.where(collections.c.name == which, collections.c.build_for.is_(None))
+    query = collections.select()
+    if isinstance(which, Collection):  # what is built aside has a name of its own
+        query = query.where(access.tenant_rows(scope), collections.c.id == which.id)
     else:
-        raise _no_collection(which)
+        mine = sa.and_(access.collection_rows(scope), collections.c.build_for.is_(None))
+        query = query.where(mine, collections.c.name == which)
     row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise _no_collection(which if isinstance(which, str) else which.name)
@@ -841,12 +862,12 @@ def _no_document(document_id: str, name: str) -> NotFound:
     )
 
 
-def _live(found: Collection) -> sa.Select[Any]:
+def _live(scope: Scope, found: Collection) -> sa.Select[Any]:
     counts = ("text_hash", "parsed_hash", "chunks", "tokens", "pages", "characters", "warnings")
     return (
         sa.select(documents, *(generations.c[column] for column in counts))
         .join(generations, generations.c.id == documents.c.generation)
-        .where(documents.c.collection_id == found.id)
+        .where(documents.c.collection_id == found.id, access.document_rows(scope, documents.c.acl))
     )
 
 
@@ -854,7 +875,7 @@ def _document(row: Mapping[Any, Any]) -> DocumentRecord:
     fields = utc(row)
     fields["id"] = fields.pop("document_id")
     fields["warnings"] = tuple(fields["warnings"])
-    del fields["collection_id"], fields["painted"]
+    del fields["collection_id"], fields["painted"], fields["acl"]
     return DocumentRecord(**fields)
 
 

@@ -16,6 +16,8 @@ RagError
 │   ├── PipelineMismatch
 │   ├── CollectionMoved       its index was replaced by another while something was done to it
 │   └── DataFolderBusy
+├── Unauthenticated           who asks is not known: no key, a wrong one, one that has ended
+├── Forbidden                 who asks is known, and may not do this
 ├── ModelUnavailable          a model cannot be found, loaded or trusted
 ├── StoreUnreachable          Qdrant or the catalog's database does not answer
 ├── StorageFull               the disk has no room left
@@ -96,6 +98,14 @@ class CollectionMoved(Conflict):
 
 class DataFolderBusy(Conflict):
     """Another process has the data folder open."""
+
+
+class Unauthenticated(RagError):
+    """The caller is not known."""
+
+
+class Forbidden(RagError):
+    """The caller may not do this."""
 
 
 class ModelUnavailable(RagError):

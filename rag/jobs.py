@@ -262,6 +262,7 @@ class Ingestor:
         parts.catalog.drop_doomed()
         self._journal.forget(now - timedelta(days=parts.settings.jobs_kept_days))
         settings = parts.settings
+        parts.audit.forget(now - timedelta(days=settings.audit_kept_days))
         parts.traces.forget(
             now - timedelta(days=settings.traces_kept_days),
             now - timedelta(days=settings.feedback_kept_days),

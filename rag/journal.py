@@ -29,10 +29,10 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from rag import errors
+from rag import access, errors
 from rag.catalog import Catalog, Collection, DocumentRecord, Revision
 from rag.database import Database, utc
-from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
+from rag.errors import Cancelled, Conflict, Forbidden, NotFound, Overloaded, RagError
 from rag.objects import digest
 from rag.sources import Source
 from rag.tables import collections, generations, jobs, migrations, tasks
@@ -157,6 +157,8 @@ class Journal:
     ) -> tuple[str, bool]:
         """(the job's id, whether it is new), before its bytes are kept.
 
+        Forbidden where one would replace a document that the scope does not see.
+
         From here on nothing takes the objects of these digests away. The same `key` again is the
         same job; Conflict when something else was sent under it. Raises NotFound, Overloaded.
         """
@@ -177,6 +179,7 @@ class Journal:
                     if self._is_receiving(connection, row.id):
                         raise Overloaded("The same request is just being received.")
                     return str(row.id), False
+            self._check_seen(connection, scope, found, arrivals)
             _check_room(connection, most_waiting)
             self._database.lock_objects(connection, shared=True)
             job_id = uuid4().hex
@@ -436,7 +439,7 @@ class Journal:
         with self._database.read() as connection:
             query = _jobs(scope).where(jobs.c.id == job_id)
             row = connection.execute(query).mappings().one_or_none()
-            if row is None or not scope.allows(row["name"]):
+            if row is None:
                 raise _no_job(job_id)
             return self._job(connection, row)
 
@@ -447,8 +450,6 @@ class Journal:
         query = _jobs(scope).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         if collection is not None:
             query = query.where(collections.c.name == collection)
-        if scope.collections is not None:
-            query = query.where(collections.c.name.in_(scope.collections))
         if before:
             at = self.job(scope, before).created_at
             query = query.where(
@@ -464,8 +465,6 @@ class Journal:
             tasks.c.job_id == jobs.c.id, tasks.c.state.in_(("queued", "running"))
         )
         query = _jobs(scope).where(promised).order_by(jobs.c.created_at, jobs.c.id)
-        if scope.collections is not None:
-            query = query.where(collections.c.name.in_(scope.collections))
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
             return [self._job(connection, row) for row in rows]
@@ -531,7 +530,13 @@ class Journal:
         """
         with self._database.write() as connection:
             found = self._catalog.locked(connection, scope, collection)
-            mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
+            mine = sa.and_(
+                tasks.c.collection_id == found.id,
+                tasks.c.document_id == document_id,
+                access.document_rows(scope, tasks.c.acl),
+            )
+            if self._catalog.hidden(connection, scope, found, [document_id]):
+                self._catalog.document(scope, found, document_id, within=connection)  # NotFound
             below = self._catalog.descendants(scope, found, {document_id}, within=connection)
             cancelled = self._give_up(connection, mine, *_attached(found, below))
             try:
@@ -559,7 +564,7 @@ class Journal:
             found = self._catalog.locked(connection, scope, collection)
             for at in range(0, len(document_ids), AT_ONCE):
                 part = document_ids[at : at + AT_ONCE]
-                records = self._catalog.records(connection, found, part)
+                records = self._catalog.records(connection, scope, found, part)
                 going = [record.id for record in records if still(record)]
                 below = self._catalog.descendants(scope, found, set(going), within=connection)
                 mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id.in_(going))
@@ -669,6 +674,21 @@ class Journal:
         ]
         connection.execute(tasks.insert(), rows)
 
+    def _check_seen(
+        self,
+        connection: sa.Connection,
+        scope: Scope,
+        found: Collection,
+        arrivals: Sequence[Arrival],
+    ) -> None:
+        ids = [arrival.source.document_id for arrival in arrivals]
+        for at in range(0, len(ids), AT_ONCE):
+            if hidden := self._catalog.hidden(connection, scope, found, ids[at : at + AT_ONCE]):
+                raise Forbidden(
+                    f"There is a document {hidden[0][:200]!r} that is not yours to replace.",
+                    hint="Send it under another id.",
+                )
+
     def _is_receiving(self, connection: sa.Connection, job_id: str) -> bool:
         mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
         return connection.execute(sa.select(tasks.c.id).where(mine).limit(1)).first() is not None
@@ -709,11 +729,15 @@ class Journal:
 
 
 def _jobs(scope: Scope) -> sa.Select[Any]:
-    """Of the scope's tenant; which collections the scope allows is the caller's to see to."""
+    """Those that the scope reaches, none with a document that it does not see."""
+    unseen = ~access.document_rows(scope, tasks.c.acl)
     return (
         sa.select(jobs, collections.c.name)
         .join(collections, collections.c.id == jobs.c.collection_id)
-        .where(collections.c.tenant == scope.tenant)
+        .where(
+            access.collection_rows(scope),
+            ~sa.exists().where(tasks.c.job_id == jobs.c.id, unseen),
+        )
     )
 
 
@@ -803,6 +827,7 @@ def _row(
         "parent": source.parent or None,
         "source": _packed(source),
         "password": source.password or None,
+        "acl": access.packed(source.metadata),
         "content_hash": arrival.content_hash,
         "stage": "",
         "done": 0,

@@ -54,7 +54,8 @@ class Orchestrator:
     @classmethod
     def open(cls, data: str | Path | None = None, **settings: object) -> Self:
         """Open a data folder; `settings` win over those of the environment."""
-        return cls(open_parts(load_settings(data=data, **settings)), t.Scope("default"))
+        known = load_settings(data=data, **settings)
+        return cls(open_parts(known), t.Scope(known.tenant))
 
     def within(self, scope: t.Scope) -> "Orchestrator":
         """The same stores and models through another scope."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from rag import unfinished
 from rag.answer_cache import AnswerCache, asks_the_same
+from rag.audit import Audit
 from rag.builds import Builds
 from rag.catalog import Catalog, Collection
 from rag.check import Checker, by_logits, by_token_vectors, calibration_of
@@ -20,6 +21,7 @@ from rag.embedders import OtherEmbedders, Served, mismatch
 from rag.errors import ModelUnavailable
 from rag.generate import Generator, LanguageModelGenerator
 from rag.journal import Journal
+from rag.keys import Keys
 from rag.models.cpu import Cpu, PrecisionChoice
 from rag.models.crowd import Crowd
 from rag.models.encoders import Queueing
@@ -102,6 +104,16 @@ class Parts:
     def traces(self) -> Traces:
         """How answers came about."""
         return Traces(self.database, self.catalog)
+
+    @property
+    def keys(self) -> Keys:
+        """By which callers are known."""
+        return Keys(self.database)
+
+    @property
+    def audit(self) -> Audit:
+        """Who wrote what."""
+        return Audit(self.database)
 
     @property
     def builds(self) -> Builds:

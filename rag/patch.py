@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rag import parsed
+from rag import access, parsed
 from rag.catalog import Collection, DocumentRecord, Which
 from rag.collection import index_of
 from rag.errors import Conflict, InvalidInput, RagError, StorageFull, StoreUnreachable
@@ -141,6 +141,7 @@ def _write_down(
             .values(
                 title=title,
                 metadata=metadata,
+                acl=access.packed(metadata),
                 renamed=record.renamed or title != record.title,
                 patches=documents.c.patches + 1,
                 updated_at=datetime.now(UTC),

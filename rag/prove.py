@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from rag import access
 from rag import ingest as steps
 from rag.catalog import Collection
 from rag.collection import index_of
@@ -261,18 +262,17 @@ def _other_users(
 ) -> dict[str, str]:
     """digest -> a document that uses it as well; of another tenant's only that there is one."""
     users: dict[str, str] = {}
+    everyone = sa.true() if scope.groups is None else sa.false()
+    mine = sa.and_(access.collection_rows(scope), everyone).label("own")
     for table, names in ((generations, tuple(_OBJECTS)), (tasks, ("content_hash",))):
         for name in names:
             query = (
-                sa.select(
-                    table.c[name], table.c.document_id, collections.c.tenant, collections.c.name
-                )
+                sa.select(table.c[name], table.c.document_id, collections.c.name, mine)
                 .join(collections, collections.c.id == table.c.collection_id)
                 .where(table.c[name].in_(sorted(objects)))
                 .where(~sa.and_(*_of(table, indexes, document_id)))
             )
-            for digest, other, tenant, collection in connection.execute(query):
-                own = tenant == scope.tenant and scope.allows(collection)
+            for digest, other, collection, own in connection.execute(query):
                 user = f"{other!r} in {collection!r}" if own else "a document that is not yours"
                 users.setdefault(digest, user)
     return users

@@ -8,6 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from rag.tables import (
+    api_keys,
+    audit,
     collections,
     documents,
     enclosed,
@@ -32,11 +34,13 @@ KEPT = (
     traces,
     trace_documents,
     feedback,
+    api_keys,
+    audit,
 )
 # What is to be deleted, what is built aside, and who writes a backup, is nothing that a restored
 # catalog has to know.
 LEFT_OUT = ("doomed", "doomed_vectors", "backups", "migrations")
-NUMBERED = ("collections", "generations", "tasks")  # their ids are given by the database
+NUMBERED = ("collections", "generations", "tasks", "audit")  # their ids are given by the database
 
 Row = dict[str, Any]
 

@@ -176,6 +176,25 @@ class Settings(BaseSettings):
     # Serve.
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    tls_certificate: Path | None = None  # PEM, with the chain
+    tls_key: Path | None = None
+    tls_key_password: SecretStr | None = None
+    forwarded_allow_ips: str = "127.0.0.1"  # proxies whose X-Forwarded-For is believed
+    grace_seconds: int = Field(30, ge=0, le=3600)  # what runs may end within when it is stopped
+    cors_origins: tuple[str, ...] = ()  # of pages that may ask: https://app.example.org
+    tenant: str = Field("default", min_length=1, max_length=200)  # of commands, and without keys
+
+    # Who may ask. With keys (`rag keys create`) every request needs one.
+    allow_open: bool = False  # without keys, listen on addresses that others reach
+    requests_per_minute: int = Field(600, ge=0)  # of one key, 0: any number
+    audit_kept_days: float = Field(365.0, gt=0)
+    api_key: SecretStr | None = None  # that commands send to a server
+    oidc_issuer: str = ""  # an identity provider whose tokens are taken as well
+    oidc_audience: str = ""
+    oidc_jwks_url: str = ""  # default: what the issuer's discovery document names
+    oidc_tenant_claim: str = "tenant"
+    oidc_groups_claim: str = "groups"
+    oidc_role_claim: str = "role"  # read, write or admin; without it read
     warm_up: bool = True  # load the models at start, not at the first question
     client_patience: float = Field(
         60.0, ge=0
@@ -187,6 +206,14 @@ class Settings(BaseSettings):
         if overlap * 2 > info.data.get("chunk_tokens", overlap * 2):
             raise ValueError("must be at most half of chunk_tokens")
         return overlap
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError("oidc_issuer needs oidc_audience: else any of its tokens would do")
+        return self
 
     @model_validator(mode="after")
     def _defaults_within_limits(self) -> Self:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rag.access import check_acl
 from rag.errors import InvalidInput, NotFound, TooLarge
 from rag.folder import LeftOut, Selection, walk
 from rag.types import Metadata
@@ -107,7 +108,11 @@ def of_file(path: Path, metadata: Metadata, password: str | None = None) -> Sour
 
 
 def check_metadata(metadata: Mapping[str, Any], limit: int) -> None:
-    """Raise InvalidInput unless it is flat: texts, numbers, booleans, or lists of texts."""
+    """Raise InvalidInput unless it is flat: texts, numbers, booleans, or lists of texts.
+
+    `acl` names the groups that may see the document, see `rag.access`.
+    """
+    check_acl(metadata)
     for key, value in metadata.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidInput(f"Metadata {key!r} is a number that JSON cannot hold.")

@@ -70,6 +70,7 @@ documents = sa.Table(
     sa.Index("documents_generation", "generation"),
     sa.Column("parent", sa.String(512)),  # the mail that it is attached to
     sa.Index("documents_parent", "collection_id", "parent"),
+    sa.Column("acl", sa.Text, nullable=False, server_default=""),  # see rag/access.py
 )
 # Objects that a generation refers to beside its own: its attachments' bytes.
 enclosed = sa.Table(
@@ -121,6 +122,7 @@ tasks = sa.Table(
     sa.Column("updated_at", _Time, nullable=False),
     sa.Column("parent", sa.String(512)),  # the document that this one is attached to
     sa.Column("password", sa.Text),  # until the task ends; "" says that there was one
+    sa.Column("acl", sa.Text, nullable=False, server_default=""),
     sa.Index("tasks_job", "job_id"),
     sa.Index("tasks_document", "collection_id", "document_id"),
     sa.Index("tasks_parent", "collection_id", "parent"),
@@ -173,6 +175,7 @@ traces = sa.Table(
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("question", sa.Text, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("caller", sa.String(200), nullable=False, server_default=""),
     sa.Index("traces_collection", "collection_id", "created_at"),
     sa.Index("traces_created", "created_at"),
 )
@@ -188,6 +191,7 @@ trace_documents = sa.Table(
     ),
     sa.Column("document_id", sa.String(512), primary_key=True),
     sa.Column("read", sa.Boolean, nullable=False),  # its text is in the trace, as a passage
+    sa.Column("acl", sa.Text, nullable=False, server_default=""),  # what it was at that time
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Index("trace_documents_document", "document_id"),
 )
@@ -203,4 +207,37 @@ feedback = sa.Table(
     sa.Column("comment", sa.Text, nullable=False),
     sa.Column("created_at", _Time, nullable=False),
     sa.Index("feedback_trace", "trace_id"),
+)
+# Keys by which callers are known; see rag/keys.py. The secret itself is nowhere.
+api_keys = sa.Table(
+    "api_keys",
+    schema,
+    sa.Column("prefix", sa.String(16), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("tenant", sa.String(200), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("groups", sa.JSON(none_as_null=True)),
+    sa.Column("collections", sa.JSON(none_as_null=True)),
+    sa.Column("per_minute", sa.Integer),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("expires_at", _Time),
+    sa.Column("revoked_at", _Time),
+    sa.Column("used_at", _Time),
+)
+# Every write and every denial; see rag/audit.py.
+audit = sa.Table(
+    "audit",
+    schema,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("at", _Time, nullable=False),
+    sa.Column("tenant", sa.String(200), nullable=False),
+    sa.Column("caller", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(200), nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Index("audit_at", "at"),
+    sqlite_autoincrement=True,
 )

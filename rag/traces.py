@@ -15,6 +15,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
+from rag import access
 from rag.catalog import Catalog
 from rag.database import Database, utc
 from rag.errors import InvalidInput, NotFound
@@ -55,14 +56,11 @@ class Traces:
             shown.setdefault(one.document_id, []).append(one)
         with self._database.write() as connection:
             found = self._catalog.locked(connection, scope, trace.asked.collection, shared=True)
-            there = set(
-                connection.execute(
-                    sa.select(documents.c.document_id).where(
-                        documents.c.collection_id == found.id,
-                        documents.c.document_id.in_(sorted(shown)),
-                    )
-                ).scalars()
+            query = sa.select(documents.c.document_id, documents.c.acl).where(
+                documents.c.collection_id == found.id,
+                documents.c.document_id.in_(sorted(shown)),
             )
+            there = {row.document_id: row.acl for row in connection.execute(query)}
             if any(one.passage and one.document_id not in there for one in trace.candidates):
                 return False
             connection.execute(
@@ -72,6 +70,7 @@ class Traces:
                     created_at=trace.created_at,
                     question=trace.asked.question,
                     body=body,
+                    caller=scope.caller or "",
                 )
             )
             rows = [
@@ -79,6 +78,7 @@ class Traces:
                     "trace_id": trace.id,
                     "document_id": document_id,
                     "read": any(one.passage is not None for one in some),
+                    "acl": there[document_id],
                     "body": _packed_candidates(some),
                 }
                 for document_id, some in shown.items()
@@ -211,14 +211,27 @@ class Traces:
 
 
 def _of(scope: Scope, query: sa.Select[Any]) -> sa.Select[Any]:
-    """Only what the scope reaches, with the name of the collection."""
+    """Only what the scope reaches, with the name of the collection.
+
+    No trace that shows a document which the scope does not see, now or when it was asked.
+    """
     query = query.add_columns(collections.c.name).join(
         collections, collections.c.id == traces.c.collection_id
     )
-    query = query.where(collections.c.tenant == scope.tenant)
-    if scope.collections is not None:
-        query = query.where(collections.c.name.in_(scope.collections))
-    return query
+    query = query.where(access.collection_rows(scope))
+    if scope.caller is not None:
+        query = query.where(traces.c.caller == scope.caller)
+    if scope.groups is None:
+        return query
+    now = sa.and_(
+        documents.c.collection_id == traces.c.collection_id,
+        documents.c.document_id == trace_documents.c.document_id,
+    )
+    unseen = sa.or_(
+        ~access.document_rows(scope, trace_documents.c.acl),
+        sa.exists().where(now, ~access.document_rows(scope, documents.c.acl)),
+    )
+    return query.where(~sa.exists().where(trace_documents.c.trace_id == traces.c.id, unseen))
 
 
 def _packed(trace: Trace) -> bytes:

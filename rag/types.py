@@ -12,12 +12,15 @@ Metadata = Mapping[str, Any]
 class Scope:
     """Whose data a call may touch. Every store and catalog call takes one.
 
-    `collections=None` means every collection of the tenant, an empty set means none at all.
+    `None` means all of the tenant's: every collection, the documents of every group, the traces of
+    every caller. An empty set means none at all; of documents, only those that name no group. What
+    that comes to is decided in `rag.access`.
     """
 
     tenant: str
-    groups: frozenset[str] = frozenset()
+    groups: frozenset[str] | None = None
     collections: frozenset[str] | None = None
+    caller: str | None = None  # whose traces are seen; and who has asked
 
     def allows(self, collection: str) -> bool:
         """Whether the scope reaches this collection."""

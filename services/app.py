@@ -21,7 +21,8 @@ def create_app(
         azureml.router,
         traces.router,
     ]
-    return build("Ragstone", routers, settings, orchestrator, agents=True)
+    refuse = openai.refuse
+    return build("Ragstone", routers, settings, orchestrator, agents=True, refuse=refuse)
 
 
 if __name__ == "__main__":

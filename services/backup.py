@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from rag.backup import pieces
 from rag.errors import RagError
-from services.service import CLIENT_GONE, Running, Service
+from services.service import CLIENT_GONE, Operating, Service
 from services.threads import Stream, first, unless_gone
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _FILE = {
 
 
 @router.post("/backup", response_class=Response, responses={200: _FILE})
-async def backup(request: Request, service: Running) -> Response:
+async def backup(request: Request, service: Operating) -> Response:
     """Everything of all tenants as one file, consistent at one moment, while the service goes on.
 
     `rag restore FILE` puts it into an empty folder. One backup is made at a time.

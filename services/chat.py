@@ -70,7 +70,15 @@ def create_app(
 ) -> FastAPI:
     """The chat service alone."""
     routers = [router, openai.router, azureml.router, traces.router]
-    return build("Ragstone chat", routers, settings, orchestrator, ingests=False, agents=True)
+    return build(
+        "Ragstone chat",
+        routers,
+        settings,
+        orchestrator,
+        ingests=False,
+        agents=True,
+        refuse=openai.refuse,
+    )
 
 
 @router.post("/search", response_model=SearchResponse)

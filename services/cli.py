@@ -20,6 +20,7 @@ from rich.table import Table
 from rag.errors import (
     Conflict,
     DataFolderBusy,
+    Forbidden,
     InvalidInput,
     ModelUnavailable,
     NotFound,
@@ -27,15 +28,18 @@ from rag.errors import (
     RagError,
     StorageFull,
     StoreUnreachable,
+    Unauthenticated,
 )
 from rag.folder import Selection
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
 from services.eval_command import app as evaluation
+from services.keys_command import app as keys
+from services.keys_command import audit
 from services.migrate_command import migrate
 from services.reach import open_or_find, reached
 from services.schemas import Wire
-from services.show import show_answer, show_hits
+from services.show import print_json, show_answer, show_hits
 
 FAILED = 1  # the command ran and something in it failed
 EXIT_CODES: dict[type[RagError], int] = {
@@ -46,6 +50,8 @@ EXIT_CODES: dict[type[RagError], int] = {
     StoreUnreachable: 6,
     StorageFull: 7,
     Overloaded: 8,
+    Unauthenticated: 9,
+    Forbidden: 9,
 }
 
 app = typer.Typer(
@@ -56,6 +62,8 @@ app = typer.Typer(
 models = typer.Typer(help="The models on this machine.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(evaluation, name="eval")
+app.add_typer(keys, name="keys")
+app.command()(audit)
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -492,7 +500,7 @@ def mcp(data: Data = None, profile: Profile = None) -> None:
 
     with Orchestrator.open(data, profile=profile) as rag:
         run = partial(to_thread.run_sync, abandon_on_cancel=False)
-        build(rag, run, run, VERSION).run("stdio")
+        build(lambda _: rag, run, run, VERSION).run("stdio")
 
 
 @app.command()
@@ -572,11 +580,6 @@ def shown(value: object) -> str:
     if value is None:
         return ""
     return f"{value:%Y-%m-%d %H:%M}" if hasattr(value, "strftime") else str(value)
-
-
-def print_json(value: object) -> None:
-    """Standard output for scripts: one JSON document, nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def _quiet_libraries() -> None:

@@ -27,7 +27,7 @@ from rag.restore import Restored
 from rag.restore import restore as put_back
 from rag.settings import Settings
 from services import running
-from services.client import failure
+from services.client import bearer, failure
 
 CONNECT_SECONDS = 5.0
 
@@ -61,7 +61,7 @@ def download(console: Console, settings: Settings, path: Path, server: str) -> M
     with written_whole(path) as file:
         try:
             with (
-                httpx.Client(timeout=timeout, trust_env=False) as client,
+                httpx.Client(timeout=timeout, trust_env=False, headers=bearer(settings)) as client,
                 client.stream("POST", f"{server.rstrip('/')}/v1/backup") as response,
             ):
                 if response.status_code != 200:

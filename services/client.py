@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from rag.errors import NotFound, Overloaded, RagError, StoreUnreachable
+from rag.settings import Settings
 from services.problems import class_of
 
 PAGE = 1000
@@ -35,6 +36,7 @@ class Client:
         url: str,
         *,
         patience: float,
+        headers: Mapping[str, str] | None = None,
         find: Callable[[], str | None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -44,7 +46,7 @@ class Client:
         self._sleep = sleep
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         # What it talks to is on this machine: no proxy of the environment.
-        self._http = httpx.Client(timeout=timeout, trust_env=False)
+        self._http = httpx.Client(timeout=timeout, trust_env=False, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +168,13 @@ class Client:
 
 class _Away(Exception):
     """A server, or what stands before it, says that it cannot answer now."""
+
+
+def bearer(settings: Settings) -> dict[str, str]:
+    """The headers by which a server knows who asks: those of RAG_API_KEY, none without it."""
+    if settings.api_key is None:
+        return {}
+    return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
 
 
 def path_of(document_id: str) -> str:

@@ -13,7 +13,7 @@ from services.schemas import (
     CollectionOut,
     CollectionRequest,
 )
-from services.service import Running
+from services.service import Administering, Running
 
 router = APIRouter()
 
@@ -36,7 +36,7 @@ _CHANGES: dict[str, Any] = {
 
 @router.post("/collections", status_code=201)
 async def create_collection(
-    body: Annotated[CollectionRequest, Body(openapi_examples=_COLLECTIONS)], service: Running
+    body: Annotated[CollectionRequest, Body(openapi_examples=_COLLECTIONS)], service: Administering
 ) -> CollectionOut:
     """A new, empty collection."""
     made = partial(
@@ -69,7 +69,7 @@ async def get_collection(name: CollectionName, service: Running) -> CollectionOu
 async def change_collection(
     name: CollectionName,
     body: Annotated[CollectionChanges, Body(openapi_examples=_CHANGES)],
-    service: Running,
+    service: Administering,
 ) -> CollectionOut:
     """Change a collection; what is left out stays, a setting that is null gets its default."""
     changed = partial(
@@ -85,6 +85,6 @@ async def change_collection(
 
 
 @router.delete("/collections/{name}", status_code=204)
-async def delete_collection(name: CollectionName, service: Running) -> None:
+async def delete_collection(name: CollectionName, service: Administering) -> None:
     """Delete a collection with everything in it."""
     await service.calls.run(partial(shelf.drop, service.parts, service.scope, name))

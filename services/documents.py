@@ -28,7 +28,7 @@ from services.schemas import (
     DocumentOut,
     ProofOut,
 )
-from services.service import Running, Service
+from services.service import Running, Service, Writing
 
 router = APIRouter()
 
@@ -99,7 +99,7 @@ async def list_documents(
 
 @router.delete("/documents")
 async def delete_documents(
-    service: Running,
+    service: Writing,
     collection: InCollection = "default",
     where: Filter = None,
     dry_run: Annotated[bool, Query(description="Say what would be deleted, only.")] = False,
@@ -214,7 +214,7 @@ async def get_document(
 async def change_document(
     document_id: str,
     body: Annotated[DocumentChanges, Body(openapi_examples=_PATCHES)],
-    service: Running,
+    service: Writing,
     collection: InCollection = "default",
 ) -> DocumentOut:
     """Change title and metadata without embedding the document again (RFC 7396 merge patch).
@@ -224,6 +224,8 @@ async def change_document(
     changes, a changed one replaces them. 409 while a newer version is being ingested.
     """
     merge = body.model_dump(exclude_unset=True)
+    if service.caller is not None:
+        service.caller.check_acl(merge.get("metadata") or {})
     call = partial(service.orchestrator.patch, document_id, merge, collection=collection)
     return DocumentOut.of(await service.calls.run(call))
 
@@ -233,7 +235,7 @@ async def change_document(
 )
 async def delete_document(
     document_id: str,
-    service: Running,
+    service: Writing,
     collection: InCollection = "default",
     prove: Annotated[
         bool, Query(description="Delete its job records, too, and count what is left of it.")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rag.jobs import Upload
 from rag.journal import Job
 from services import uploads
 from services.schemas import CollectionName, DocumentsResponse, ReportOut
-from services.service import Running, Service
+from services.service import Service, Writing
 
 router = APIRouter()
 
@@ -38,7 +39,7 @@ _ACCEPTS: dict[str, Any] = {
 
 @router.post("/documents", openapi_extra={"requestBody": uploads.REQUEST_BODY}, **_ACCEPTS)
 async def add_documents(
-    request: Request, response: Response, service: Running, wait: Wait = False, key: Key = None
+    request: Request, response: Response, service: Writing, wait: Wait = False, key: Key = None
 ) -> DocumentsResponse:
     """Ingest texts or URLs (JSON) or files (multipart).
 
@@ -73,7 +74,7 @@ async def put_document(
     document_id: str,
     request: Request,
     response: Response,
-    service: Running,
+    service: Writing,
     collection: InCollection = "default",
     name: Annotated[
         str,
@@ -112,6 +113,7 @@ async def _ingest(
 ) -> DocumentsResponse:
     """Accept the documents, and wait for them if that was asked for; their files are closed."""
     try:
+        sent = [_owned(service, one) for one in sent]
         submit = partial(service.ingestor.submit, service.scope, collection, sent, key=key)
         job = await service.calls.run(submit)
     finally:
@@ -134,6 +136,14 @@ def _check_collection(service: Service, name: str) -> None:
         if name != "default":
             raise
         shelf.ensure(service.parts, service.scope, name)
+
+
+def _owned(service: Service, upload: Upload) -> Upload:
+    """The document as its sender's to see, see `Caller.own`. Raises Forbidden."""
+    if service.caller is None:
+        return upload
+    metadata = service.caller.own(upload.source.metadata)
+    return replace(upload, source=replace(upload.source, metadata=metadata))
 
 
 def _job(service: Service, job_id: str) -> Job:

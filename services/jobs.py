@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 from rag.journal import Job
 from services.job_events import job_events
 from services.schemas import CollectionName, JobList, JobResponse
-from services.service import Running, Service
+from services.service import Running, Service, Writing
 
 router = APIRouter()
 
@@ -57,7 +57,7 @@ async def follow_job(job_id: str, service: Running) -> StreamingResponse:
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, response_model_exclude_none=True)
-async def retry_job(job_id: str, service: Running) -> JobResponse:
+async def retry_job(job_id: str, service: Writing) -> JobResponse:
     """Try a job's failed and cancelled documents again."""
     retry = partial(service.parts.journal.retry, service.scope, job_id)
     found = await service.calls.run(retry)
@@ -66,7 +66,7 @@ async def retry_job(job_id: str, service: Running) -> JobResponse:
 
 
 @router.post("/jobs/{job_id}/cancel", response_model_exclude_none=True)
-async def cancel_job(job_id: str, service: Running) -> JobResponse:
+async def cancel_job(job_id: str, service: Writing) -> JobResponse:
     """Cancel the documents of a job that are not done, the one at work included."""
     cancel = partial(service.parts.journal.cancel, service.scope, job_id)
     return JobResponse.of(await service.calls.run(cancel))

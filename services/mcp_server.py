@@ -8,9 +8,11 @@ from functools import partial
 from typing import Annotated, Any, Protocol, TypeVar
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
+from starlette.requests import Request
 
 from rag.errors import NotFound, RagError
 from rag.orchestrator import Orchestrator
@@ -50,24 +52,32 @@ class DocumentText(Wire):
 Collection = Annotated[str, Field(description="The collection; search says which there are.")]
 
 
-def build(rag: Orchestrator, run: Runs, answer: Runs, version: str) -> MCPServer[Any]:
-    """A server over one orchestrator, whose calls `run` takes elsewhere, and `answer` questions."""
+def build(
+    of: Callable[[Request | None], Orchestrator], run: Runs, answer: Runs, version: str
+) -> MCPServer[Any]:
+    """A server whose calls `run` takes elsewhere, and `answer` questions.
+
+    `of` gives what the sender of a request may reach, None over standard input.
+    """
     server: MCPServer[Any] = MCPServer("ragstone", instructions=INSTRUCTIONS, version=version)
 
     @server.tool(annotations=READS)
     async def search(
         query: str,
+        context: Context[Any, Any],
         collection: Collection = "default",
         limit: Annotated[int, Field(ge=1)] = 10,
         filter: Annotated[dict[str, Any] | None, Field(description="Metadata conditions.")] = None,
     ) -> SearchResponse:
         """Find the passages of the user's documents that are nearest to a query."""
+        rag = _allowed(of, context)
         call = partial(rag.search, query, collection=collection, limit=limit, filter=filter)
         return SearchResponse.of(await _told(run, call))
 
     @server.tool(annotations=READS)
     async def ask(
         question: str,
+        context: Context[Any, Any],
         collection: Collection = "default",
         filter: Annotated[dict[str, Any] | None, Field(description="Metadata conditions.")] = None,
         history: Annotated[
@@ -76,27 +86,31 @@ def build(rag: Orchestrator, run: Runs, answer: Runs, version: str) -> MCPServer
     ) -> AskResponse:
         """Answer a question from the user's documents, each statement with its proof."""
         turns = [turn.message() for turn in history or ()]
+        rag = _allowed(of, context)
         call = partial(rag.ask, question, collection=collection, filter=filter, history=turns)
         return AskResponse.of(await _told(answer, call))
 
     @server.tool(annotations=READS)
     async def get_document(
         document_id: str,
+        context: Context[Any, Any],
         collection: Collection = "default",
         start: Annotated[int, Field(ge=0, description="First character.")] = 0,
     ) -> DocumentText:
         """A document's text as citations count in it, at most 100,000 characters at a time."""
+        rag = _allowed(of, context)
         return await _told(run, partial(_text, rag, collection, document_id, start))
 
     @server.tool(annotations=READS)
-    async def list_collections() -> list[str]:
+    async def list_collections(context: Context[Any, Any]) -> list[str]:
         """The names of the collections there are."""
-        return await _told(run, partial(_collections, rag))
+        return await _told(run, partial(_collections, _allowed(of, context)))
 
     @server.resource("ragstone://{collection}/{document_id}", mime_type="text/plain")
-    async def document(collection: str, document_id: str) -> str:
+    async def document(collection: str, document_id: str, context: Context[Any, Any]) -> str:
         """The whole text of a document."""
         try:
+            rag = _of(of, context)
             return await run(partial(rag.text, document_id, collection=collection))
         except NotFound as error:
             raise ResourceNotFoundError(str(error)) from error
@@ -104,6 +118,20 @@ def build(rag: Orchestrator, run: Runs, answer: Runs, version: str) -> MCPServer
             raise ResourceError(str(error)) from error
 
     return server
+
+
+def _of(of: Callable[[Request | None], Orchestrator], context: Context[Any, Any]) -> Orchestrator:
+    return of(context.request_context.request)
+
+
+def _allowed(
+    of: Callable[[Request | None], Orchestrator], context: Context[Any, Any]
+) -> Orchestrator:
+    """What the agent may reach; else an error that it reads."""
+    try:
+        return _of(of, context)
+    except RagError as error:
+        raise ToolError(str(error)) from error
 
 
 async def _told(run: Runs, call: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 from rag.builds import Wish
 from rag.migrate import model_id, start
 from services.schemas import CollectionName, MigrationOut, MigrationRequest
-from services.service import Running, Service
+from services.service import Administering, Running, Service
 
 router = APIRouter(prefix="/v1/collections/{name}/migration", tags=["migration"])
 
@@ -25,7 +25,7 @@ _REQUESTS: dict[str, Any] = {
 async def start_migration(
     name: CollectionName,
     body: Annotated[MigrationRequest, Body(openapi_examples=_REQUESTS)],
-    service: Running,
+    service: Administering,
 ) -> MigrationOut:
     """Build an index by another embedder from the stored texts, while the old one serves.
 
@@ -43,19 +43,19 @@ async def get_migration(name: CollectionName, service: Running) -> MigrationOut:
 
 
 @router.post("/flip", status_code=202)
-async def flip_migration(name: CollectionName, service: Running) -> MigrationOut:
+async def flip_migration(name: CollectionName, service: Administering) -> MigrationOut:
     """Put an index that is ready in place, whatever the comparison said."""
     return await service.calls.run(partial(_ask, service, name, "flip"))
 
 
 @router.post("/back", status_code=202)
-async def flip_back(name: CollectionName, service: Running) -> MigrationOut:
+async def flip_back(name: CollectionName, service: Administering) -> MigrationOut:
     """Put the index of before back in place, with everything that was changed since."""
     return await service.calls.run(partial(_ask, service, name, "back"))
 
 
 @router.delete("", status_code=202)
-async def drop_index(name: CollectionName, service: Running) -> MigrationOut:
+async def drop_index(name: CollectionName, service: Administering) -> MigrationOut:
     """Delete the index aside with its vectors: an unfinished one, or the one of before."""
     return await service.calls.run(partial(_ask, service, name, "drop"))
 

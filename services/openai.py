@@ -17,9 +17,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from rag import types as t
-from rag.errors import InvalidInput, NotFound, Overloaded, RagError, TooLarge
+from rag.errors import InvalidInput, NotFound, RagError, TooLarge
 from rag.generate import Generator as AnswerGenerator
 from rag.generate import plain
 from rag.settings import LATE_INTERACTION, QUOTE
@@ -87,22 +89,34 @@ def _refused(error: RequestValidationError) -> Response:
     return JSONResponse(error_object(message, "invalid_request_error", param, code), 400)
 
 
+def refuse(scope: Scope, error: RagError) -> Response:
+    """What a caller is told who gets no further, in the words of the route that was asked for."""
+    if any(route.matches(scope)[0] != Match.NONE for route in router.routes):
+        return _failed(error)
+    return problems.respond(error, scope["path"])
+
+
 def _failed(error: RagError | HTTPException) -> Response:
     """The status of the problem table, in OpenAI's words."""
     if isinstance(error, HTTPException):
         body = error_object(str(error.detail), "invalid_request_error")
         return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
     status = 400 if problems.kind_of(error).status == 422 else problems.kind_of(error).status
-    headers = problems.respond(error, "").headers if isinstance(error, Overloaded) else {}
-    retry = {k: v for k, v in headers.items() if k.lower() == "retry-after"}
-    return JSONResponse(_error(error), status, headers=retry)
+    told = problems.respond(error, "").headers
+    kept = {k: v for k, v in told.items() if k.lower() in ("retry-after", "www-authenticate")}
+    return JSONResponse(_error(error), status, headers=kept)
 
 
 def _error(error: Exception) -> dict[str, Any]:
     kind = problems.kind_of(error)
     if not isinstance(error, RagError):
         return error_object("Something went wrong inside.", "server_error")
-    types = {404: "not_found_error", 429: "rate_limit_error"}
+    types = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+    }
     name = types.get(kind.status, "invalid_request_error" if kind.status < 500 else "server_error")
     code = kind.type.removeprefix("/problems/").replace("-", "_")
     return error_object(str(error), name, code=code)

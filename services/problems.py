@@ -47,6 +47,8 @@ KINDS: Mapping[type[Exception], Kind] = {
     e.InvalidInput: Kind(422, "/problems/invalid-input", "The request is wrong"),
     e.NotFound: Kind(404, "/problems/not-found", "There is no such thing"),
     e.Conflict: Kind(409, "/problems/conflict", "The request contradicts what is stored"),
+    e.Unauthenticated: Kind(401, "/problems/unauthenticated", "Who asks is not known"),
+    e.Forbidden: Kind(403, "/problems/forbidden", "This is not permitted"),
     e.ModelUnavailable: Kind(503, "/problems/model-unavailable", "A model cannot be loaded"),
     e.StoreUnreachable: Kind(503, "/problems/store-unreachable", "A store does not answer"),
     e.StorageFull: Kind(507, "/problems/storage-full", "The disk is full"),
@@ -104,7 +106,14 @@ def respond(error: Exception, instance: str) -> Problem:
     headers = None
     if isinstance(error, e.Overloaded):
         headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, e.Unauthenticated):
+        headers = {"WWW-Authenticate": "Bearer"}
     return Problem(problem(error, instance), headers)
+
+
+def refuse(scope: Mapping[str, Any], error: e.RagError) -> Response:
+    """What a caller is told who gets no further."""
+    return respond(error, scope["path"])
 
 
 def install(app: FastAPI) -> None:

@@ -4,27 +4,33 @@ import logging
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import uuid4
 
 import uvicorn
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from rag.audit import Audit
 from rag.errors import RagError
 from rag.jobs import Ingestor
+from rag.keys import Permission, refused
 from rag.migrating import Migrator
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.settings import Settings, load_settings
 from rag.types import Scope
 from services import mcp_server, problems, running
+from services.auth import Caller, Gate, check_start, tokens_of
+from services.guard import Guard, Refuse
+from services.headers import SecurityHeaders
 from services.limits import JSON_BYTES, BodyLimit, body_limit
 from services.pauses import shorten_pauses
 from services.schemas import Wire
@@ -36,15 +42,18 @@ CALL_THREADS = 16  # searches and lists that run at once
 CALLS_WAITING = 256
 FETCH_THREADS = 4  # requests whose documents are fetched from URLs at once
 FETCHES_WAITING = 16
-SHUTDOWN_SECONDS = 30  # what runs may end within; then it is cut off
+DOOR_THREADS = 4  # callers whose keys are looked up at once
+DOORS_WAITING = 1024
 CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the routes work with; built by the lifespan."""
+    """What the routes work with; built by the lifespan, and narrowed to the caller of a request."""
 
     orchestrator: Orchestrator
+    gate: Gate
+    doors: Pool
     answers: Pool
     calls: Pool
     fetches: Pool
@@ -54,6 +63,7 @@ class Service:
     migrator: Migrator
     warm_up: WarmUp | None
     nonce: str  # tells this run of the service from others
+    caller: Caller | None = None
 
     @property
     def parts(self) -> Parts:
@@ -61,18 +71,56 @@ class Service:
         return self.orchestrator.parts
 
     @property
+    def audit(self) -> Audit:
+        """Who wrote what."""
+        return self.parts.audit
+
+    @property
     def scope(self) -> Scope:
         """Whose data the service touches."""
         return self.orchestrator.scope
 
+    def of(self, caller: Caller) -> "Service":
+        """The same, as far as this caller reaches."""
+        return replace(self, orchestrator=self.orchestrator.within(caller.scope), caller=caller)
+
 
 async def service_of(request: Request) -> Service:
-    """The running service."""
+    """The running service, for what tells nothing of anybody's data."""
     service: Service = request.app.state.service
     return service
 
 
-Running = Annotated[Service, Depends(service_of)]
+def caller_of(state: Mapping[str, Any]) -> Caller:
+    """Who sent a request, by its state. Raises Unauthenticated for one that passed no guard."""
+    caller = state.get("caller")
+    if not isinstance(caller, Caller):
+        raise refused()
+    return caller
+
+
+def needs(permission: Permission, *, writes: bool) -> Callable[[Request], Awaitable[Service]]:
+    """A dependency: the service as far as the caller reaches, who must have a permission.
+
+    What `writes` is in the audit log.
+    """
+
+    async def narrowed(request: Request) -> Service:
+        caller = caller_of(request.scope["state"])
+        caller.needs(permission)
+        request.state.writes = writes
+        return (await service_of(request)).of(caller)
+
+    return narrowed
+
+
+# How a route gets at the service says what its caller must be permitted; it sees nothing else.
+Anybody = Annotated[Service, Depends(service_of)]
+Running = Annotated[Service, Depends(needs("read", writes=False))]
+Noting = Annotated[Service, Depends(needs("read", writes=True))]
+Writing = Annotated[Service, Depends(needs("write", writes=True))]
+Administering = Annotated[Service, Depends(needs("admin", writes=True))]
+Operating = Annotated[Service, Depends(needs("operate", writes=True))]
 
 
 def build(
@@ -84,6 +132,7 @@ def build(
     models: Sequence[ModelName] = ALL_MODELS,
     ingests: bool = True,
     agents: bool = False,
+    refuse: Refuse = problems.refuse,
 ) -> FastAPI:
     """An application of these routers, which need these models.
 
@@ -109,8 +158,20 @@ def build(
         ),
         responses=problems.RESPONSES,
         redirect_slashes=False,
+        redoc_url=None,
     )
+    # The last one is the outermost.
     app.add_middleware(BodyLimit, limit=body_limit(settings))
+    app.add_middleware(Guard, refuse=refuse)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(SecurityHeaders, tls=settings.tls_certificate is not None)
     problems.install(app)
     for router in (*routers, health):
         app.include_router(router)
@@ -122,18 +183,28 @@ def run(create: Callable[[Settings], FastAPI]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings()
+        serve(create(settings), settings)
     except RagError as error:
         sys.exit(str(error))
-    serve(create(settings), settings)
 
 
 def serve(app: FastAPI, settings: Settings) -> None:
-    """Serve an application at the configured address until told to stop."""
+    """Serve an application at the configured address until told to stop.
+
+    Raises InvalidInput where everybody on a network would be let in.
+    """
+    check_start(settings)
+    password = settings.tls_key_password
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=settings.grace_seconds,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        ssl_keyfile_password=password.get_secret_value() if password else None,
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        server_header=False,
     )
     server = Server(config, app)
     shorten_pauses()
@@ -190,8 +261,11 @@ async def _lifespan(
     calls = Pool(CALL_THREADS, waiting=CALLS_WAITING)
     fetches = Pool(FETCH_THREADS, waiting=FETCHES_WAITING)
     backups = Pool(1)
+    gate = Gate(settings, orchestrator.parts.keys, orchestrator.scope, tokens_of(settings))
     app.state.service = Service(
         orchestrator,
+        gate=gate,
+        doors=Pool(DOOR_THREADS, waiting=DOORS_WAITING),
         answers=answers,
         calls=calls,
         fetches=fetches,
@@ -208,7 +282,7 @@ async def _lifespan(
     try:
         async with AsyncExitStack() as stack:
             if agents:
-                serving = _serving_agents(app, orchestrator, calls, answers)
+                serving = _serving_agents(app)
                 await stack.enter_async_context(serving)
             yield
     finally:
@@ -226,15 +300,20 @@ async def _lifespan(
 
 
 @asynccontextmanager
-async def _serving_agents(
-    app: FastAPI, orchestrator: Orchestrator, calls: Pool, answers: Pool
-) -> AsyncIterator[None]:
-    server = mcp_server.build(orchestrator, calls.run, answers.run, VERSION)
+async def _serving_agents(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+
+    def of_caller(request: Request | None) -> Orchestrator:
+        caller = caller_of(request.scope["state"] if request is not None else {})
+        caller.needs("read")
+        return service.of(caller).orchestrator
+
+    server = mcp_server.build(of_caller, service.calls.run, service.answers.run, VERSION)
     served = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=JSON_BYTES,
         # On the loopback interface other Host headers are refused.
-        host=orchestrator.parts.settings.host,
+        host=service.parts.settings.host,
     )
     app.router.routes.extend(served.routes)
     async with server.session_manager.run():
@@ -242,7 +321,7 @@ async def _serving_agents(
 
 
 def _open(settings: Settings) -> Orchestrator:
-    return Orchestrator(open_parts(settings), Scope("default"))
+    return Orchestrator(open_parts(settings), Scope(settings.tenant))
 
 
 class Health(Wire):
@@ -264,13 +343,13 @@ health = APIRouter(tags=["health"])
 
 
 @health.get("/healthz")
-async def healthz(service: Running) -> Health:
+async def healthz(service: Anybody) -> Health:
     """Answers at once, whatever else the service is doing."""
     return Health(status="ok", version=VERSION, nonce=service.nonce)
 
 
 @health.get("/readyz", response_model=Readiness)
-async def readyz(request: Request, service: Running) -> Readiness | Response:
+async def readyz(request: Request, service: Anybody) -> Readiness | Response:
     """200 when catalog, store, disk and models can be used; else 503, with the same `checks`."""
     checks = await service.probes.run(partial(_checks, service))
     if set(checks.values()) == {"ok"}:

@@ -1,5 +1,7 @@
 """Answers, hits and progress as a person reads them in a terminal."""
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,3 +185,8 @@ def stages(timings: Mapping[str, float]) -> str:
 def shortened(text: str) -> str:
     """A text that fits a few lines."""
     return text if len(text) <= QUOTE_CHARS else f"{text[: QUOTE_CHARS - 1]}…"
+
+
+def print_json(value: object) -> None:
+    """Standard output for scripts: one JSON document, nothing else."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

@@ -11,7 +11,7 @@ from rag.replay import replay
 from rag.trace import Feedback
 from rag.types import Answer, AnswerEvent
 from services.schemas import AskResponse, CollectionName
-from services.service import CLIENT_GONE, Running, Service
+from services.service import CLIENT_GONE, Noting, Running, Service, Writing
 from services.threads import last
 from services.trace_words import (
     FeedbackOut,
@@ -61,7 +61,7 @@ async def get_trace(trace_id: str, service: Running) -> TraceOut:
 
 
 @router.delete("/traces/{trace_id}", status_code=204)
-async def delete_trace(trace_id: str, service: Running) -> None:
+async def delete_trace(trace_id: str, service: Writing) -> None:
     """Forget a trace with its feedback."""
     await service.calls.run(partial(service.parts.traces.delete, service.scope, trace_id))
 
@@ -80,7 +80,7 @@ async def replay_trace(
 
 @router.post("/feedback", status_code=201)
 async def give_feedback(
-    body: Annotated[FeedbackRequest, Body(openapi_examples=_FEEDBACK)], service: Running
+    body: Annotated[FeedbackRequest, Body(openapi_examples=_FEEDBACK)], service: Noting
 ) -> FeedbackOut:
     """Say whether an answer was right, and what would have been. Kept with its trace."""
     return FeedbackOut.of(await service.calls.run(partial(_say, service, body)))

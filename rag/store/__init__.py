@@ -21,7 +21,8 @@ from rag.types import Chunk, Metadata, Scope
 
 DENSE = "dense"
 BM25 = "bm25"
-KEYWORDS = ("tenant", "document_id", "source")
+GROUPS = "metadata.acl"  # who may see it, see rag/access.py
+KEYWORDS = ("tenant", "document_id", "source", GROUPS)
 PREFIX = "ragstone_"  # of every physical name
 INTEGERS = ("generation", "page")
 FACE = ("document_id", "generation", "title", "metadata")

@@ -17,12 +17,14 @@ import numpy as np
 import qdrant_edge as qe
 from numpy.typing import NDArray
 
+from rag import access
 from rag.disk import SharedSync, sync
 from rag.errors import DataFolderBusy, NotFound, StorageFull
 from rag.store import (
     BM25,
     DENSE,
     FACE,
+    GROUPS,
     INTEGERS,
     KEYWORDS,
     PREFIX,
@@ -395,8 +397,12 @@ def _found(points: Sequence[qe.ScoredPoint]) -> list[Found]:
 
 def _filter(scope: Scope, conditions: Sequence[Condition]) -> qe.Filter:
     tenant = qe.FieldCondition("tenant", match=qe.MatchValue(scope.tenant))
-    must = [_field(c) for c in conditions if not isinstance(c, Not)]
+    must: list[Any] = [_field(c) for c in conditions if not isinstance(c, Not)]
     must_not = [_field(c.condition) for c in conditions if isinstance(c, Not)]
+    groups = access.point_groups(scope)
+    if groups is not None:
+        member = [qe.FieldCondition(GROUPS, match=qe.MatchAny(groups))] if groups else []
+        must.append(qe.Filter(should=[qe.IsEmptyCondition(GROUPS), *member]))
     return qe.Filter(must=[tenant, *must], must_not=[*must_not])
 
 

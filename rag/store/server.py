@@ -13,11 +13,13 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from rag import access
 from rag.errors import NotFound, Overloaded, RagError, StorageFull, StoreUnreachable
 from rag.store import (
     BM25,
     DENSE,
     FACE,
+    GROUPS,
     INTEGERS,
     KEYWORDS,
     PREFIX,
@@ -325,8 +327,13 @@ def _found(points: Sequence[models.ScoredPoint]) -> list[Found]:
 
 def _filter(scope: Scope, conditions: Sequence[Condition]) -> models.Filter:
     tenant = models.FieldCondition(key="tenant", match=models.MatchValue(value=scope.tenant))
-    must = [_field(c) for c in conditions if not isinstance(c, Not)]
+    must: list[Any] = [_field(c) for c in conditions if not isinstance(c, Not)]
     must_not = [_field(c.condition) for c in conditions if isinstance(c, Not)]
+    groups = access.point_groups(scope)
+    if groups is not None:
+        nobody = models.IsEmptyCondition(is_empty=models.PayloadField(key=GROUPS))
+        member = models.FieldCondition(key=GROUPS, match=models.MatchAny(any=list(groups)))
+        must.append(models.Filter(should=[nobody, member] if groups else [nobody]))
     return models.Filter(must=[tenant, *must], must_not=must_not or None)
 
 

@@ -69,7 +69,12 @@ def test_ids_go_on_behind_the_last_one_ever_given(database, tmp_path):
         connection.execute(generations.delete().where(generations.c.state == "stale"))
     with database.read() as connection:
         last = rows.last_ids(connection)
-    assert last == {"collections": 3, "generations": 7, "tasks": 0}  # not 5, the highest there
+    assert last == {
+        "collections": 3,
+        "generations": 7,
+        "tasks": 0,
+        "audit": 0,
+    }  # not 5, the highest there
     other = Database.open(f"sqlite:///{tmp_path / 'other.sqlite'}")
     with other.write() as connection:
         connection.execute(collections.insert(), [SHELF])

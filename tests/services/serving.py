@@ -35,8 +35,19 @@ def with_settings(parts: Parts, **changes) -> Parts:
 def serving(parts: Parts, orchestrator: Orchestrator | None = None) -> Iterator[TestClient]:
     """The application over parts, or over an orchestrator, its lifespan running."""
     app = create_app(orchestrator=orchestrator or Orchestrator(parts, Scope("default")))
-    with TestClient(app, raise_server_exceptions=False) as opened:
+    with local_client(app) as opened:
         yield opened
+
+
+def local_client(app: FastAPI, **options) -> TestClient:
+    """A client on the same machine, as the service is open to without keys."""
+    return TestClient(
+        app,
+        base_url="http://127.0.0.1:8000",
+        client=("127.0.0.1", 50000),
+        raise_server_exceptions=False,
+        **options,
+    )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def talking(server, talk):
 @pytest.fixture
 def server(parts):
     """A server in this process, over the collections of the tests."""
-    return build(Orchestrator(parts, Scope("default")), run, run, "1.0")
+    return build(lambda _: Orchestrator(parts, Scope("default")), run, run, "1.0")
 
 
 def call(server, tool, **arguments):
@@ -116,7 +116,7 @@ def test_over_http(parts, lighthouses):
         answer = call(url, "ask", question=ASKED, collection=lighthouses)
         assert answer.structured_content["citations"][0]["document_id"] == "bell-rock"
         foreign = served.post("/mcp", json={}, headers={"Host": "evil.example"})
-        assert foreign.status_code == 421, "another site's page cannot reach it through DNS"
+        assert foreign.status_code == 403, "another site's page cannot reach it through DNS"
 
 
 def test_over_standard_input(tmp_path):

@@ -30,6 +30,8 @@ EXPECTED = {
     errors.ModelUnavailable: (503, "model-unavailable"),
     errors.StoreUnreachable: (503, "store-unreachable"),
     errors.StorageFull: (507, "storage-full"),
+    errors.Unauthenticated: (401, "unauthenticated"),
+    errors.Forbidden: (403, "forbidden"),
     errors.FetchFailed: (502, "fetch-failed"),
     errors.Overloaded: (429, "overloaded"),
     errors.Cancelled: (499, "cancelled"),

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from rag.errors import DataFolderBusy, StoreUnreachable
 from services import app, chat, ingestion
 from services import service as services
-from tests.services.serving import is_problem, reopened, serving, with_models
+from tests.services.serving import is_problem, local_client, reopened, serving, with_models
 
 
 def test_health(client):
@@ -34,7 +34,7 @@ def test_an_application_opens_its_folder_and_lets_it_go(parts, tmp_path):
     settings = parts.settings.model_copy(update={"data": tmp_path})
     for _ in range(2):
         application = app.create_app(settings)
-        with TestClient(application) as opened:
+        with local_client(application) as opened:
             assert opened.get("/readyz").status_code == 200
             with pytest.raises(DataFolderBusy), TestClient(app.create_app(settings)):
                 pass

@@ -5,7 +5,6 @@ import shutil
 import threading
 
 import pytest
-from fastapi.testclient import TestClient
 
 from rag import parts as building
 from rag.orchestrator import Orchestrator
@@ -13,7 +12,7 @@ from rag.parts import open_parts
 from rag.types import Scope
 from services import ingestion
 from services.warmup import WarmUp
-from tests.services.serving import is_problem, reopened, serving, with_models
+from tests.services.serving import is_problem, local_client, reopened, serving, with_models
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def test_the_ingestion_service_needs_the_embedder_only(parts, tmp_path):
     changed = with_models(parts, warm_up=True, generator="/nowhere/at/all")
     with reopened(changed, tmp_path) as opened:
         orchestrator = Orchestrator(opened, Scope("default"))
-        with TestClient(ingestion.create_app(orchestrator=orchestrator)) as client:
+        with local_client(ingestion.create_app(orchestrator=orchestrator)) as client:
             client.app.state.service.warm_up.wait(60)
             assert client.get("/readyz").json()["checks"]["models"] == "ok"
 
