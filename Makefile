@@ -13,7 +13,7 @@ demo: .venv/installed
 
 # Three at a time, the longest first: many tests wait for processes of theirs.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 # The long proofs, of which `make test` runs samples. About an hour: a kill takes 14 s.
 soak: .venv/installed-dev

@@ -141,7 +141,7 @@ class Keys:
             raise _no_key(prefix)
         return _key(row)
 
-    def keys(self, tenant: str | None = None) -> list[Key]:
+    def every(self, tenant: str | None = None) -> list[Key]:
         """All there ever were, or a tenant's, oldest first."""
         query = api_keys.select().order_by(api_keys.c.created_at, api_keys.c.prefix)
         if tenant is not None:

@@ -91,7 +91,7 @@ def create(
 def ls(tenant: Tenant = None, data: Data = None, as_json: AsJson = False) -> None:
     """Every key there ever was, by its prefix; the secrets are not kept."""
     with _database(load_settings(data=data)) as database:
-        keys = Keys(database).keys(tenant)
+        keys = Keys(database).every(tenant)
     if as_json:
         print_json([_shown(key) for key in keys])
         return

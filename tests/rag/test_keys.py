@@ -36,7 +36,7 @@ def test_a_key_is_known_by_its_text_alone(keys):
         assert refused.value.message == "The API key is not valid."
 
 
-def test_nothing_in_the_database_opens_anything(keys, database, tmp_path):
+def test_nothing_in_the_database_opens_anything(keys, database):
     _, text = keys.create("alice", "admin")
     secret = text.split("_", 2)[2]
     keys.authenticate(text)
@@ -83,7 +83,7 @@ def test_a_key_expires(keys, monkeypatch):
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz=None):
+        def now(cls, _):
             return now + timedelta(days=1)
 
     monkeypatch.setattr("rag.keys.datetime", Later)
@@ -118,11 +118,11 @@ def test_what_makes_no_sense_is_refused(keys, wrong):
     given = {"name": "alice", "role": "read", **wrong}
     with pytest.raises(InvalidInput):
         keys.create(given.pop("name"), given.pop("role"), **given)
-    assert keys.keys() == []
+    assert keys.every() == []
 
 
 def test_keys_of_a_tenant(keys):
     keys.create("a", "read", tenant="one")
     keys.create("b", "read", tenant="two")
-    assert [key.name for key in keys.keys("two")] == ["b"]
-    assert [key.name for key in keys.keys()] == ["a", "b"]
+    assert [key.name for key in keys.every("two")] == ["b"]
+    assert [key.name for key in keys.every()] == ["a", "b"]

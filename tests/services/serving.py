@@ -64,7 +64,8 @@ def running(app: FastAPI) -> Iterator[httpx.Client]:
     server = Server(config, app)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # The socket listens already: what connects before the server is up waits for it.
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        # A daemon: what does not stop fails its own test, not the end of all.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
@@ -74,6 +75,7 @@ def running(app: FastAPI) -> Iterator[httpx.Client]:
         finally:
             server.should_exit = True
             thread.join(20)
+            assert not thread.is_alive(), "the server does not stop"
 
 
 def is_problem(response, status: int, kind: str) -> dict:

@@ -78,7 +78,7 @@ def test_a_long_upload_is_refused_before_it_is_read(client, made):
         raise AssertionError("more than the first piece was read")
 
     refused = client.put("/v1/documents/x", content=endless())
-    assert refused.status_code in (401, 500)  # 500: httpx reads the generator before it is sent
+    assert refused.status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_long_upload_is_refused_before_it_is_read(client, made):
         ("operator", {"backup"}),
     ],
 )
-def test_each_role_permits_its_own(client, made, own_parts, role, permitted):
+def test_each_role_permits_its_own(client, made, role, permitted):
     assert upload(client, made("admin")).status_code == 200
     headers = made(role)
     calls = {
@@ -231,7 +231,7 @@ def test_writes_and_denials_are_written_down(client, made, own_parts):
     ]
     latest = own_parts.audit.entries()
     prefix = re.search("rag_(.*?)_", writer["Authorization"]).group(1)
-    assert [e.caller for e in latest][0] == ""
+    assert latest[0].caller == ""
     assert latest[2].caller == f"key:{prefix}"
     assert {e.address for e in latest} == {"127.0.0.1"}
     assert "atall" not in json.dumps([str(e) for e in latest])
@@ -279,7 +279,7 @@ def test_without_keys_others_are_kept_out(own_parts):
         assert denied("127.0.0.1:8000", method="POST", origin="null")
 
 
-def test_the_server_does_not_start_open(own_parts, tmp_path):
+def test_the_server_does_not_start_open(own_parts):
     settings = own_parts.settings.model_copy(update={"host": "0.0.0.0"})
     with pytest.raises(InvalidInput, match="open to everybody"):
         auth.check_start(settings)

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import threading
+import time
 
 import httpx
 import psutil
@@ -56,8 +57,10 @@ async def leave_all(address, collection, count):
         async def one(number):
             route = ("/v1/ask", "/v1/chat/completions")[number % 2]
             async with places:
+                end = time.monotonic() + 120
                 while not await leave(client, route, collection, after=1 + number % 5):
-                    await asyncio.sleep(0)  # its place is not free yet
+                    assert time.monotonic() < end, "no place becomes free"
+                    await asyncio.sleep(0.02)  # asking again at once would leave nobody any time
 
         await asyncio.gather(*map(one, range(count)))
 
