@@ -23,8 +23,16 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 _EXAMPLE = _LINE.findall((ROOT / ".env.example").read_text("utf8"))
 ACTIVE = {name: value for commented, name, value in _EXAMPLE if not commented}
 SHOWN = {name: value for commented, name, value in _EXAMPLE if commented}
-# For a Qdrant of one's own, which the compose file does not use.
-ELSEWHERE = {"RAG_QDRANT_API_KEY", "RAG_QDRANT_CA_FILE"}
+# For a Qdrant of one's own, a server that speaks TLS itself, and commands that ask a server: the
+# compose file uses none of them.
+ELSEWHERE = {
+    "RAG_QDRANT_API_KEY",
+    "RAG_QDRANT_CA_FILE",
+    "RAG_TLS_CERTIFICATE",
+    "RAG_TLS_KEY",
+    "RAG_TLS_KEY_PASSWORD",
+    "RAG_API_KEY",
+}
 
 each_of_ours = pytest.mark.parametrize("name", OURS)
 
