@@ -21,6 +21,8 @@ soak: .venv/installed-dev
 	RAG_SOAK_NOTEBOOK=1 $(BIN)/python -m pytest tests/eval/test_notebook.py
 	RAG_SOAK_TENANT_STEPS=10000 $(BIN)/python -m pytest --timeout 7200 \
 		tests/services/test_tenancy.py
+	RAG_SOAK_SCHEMA_SECONDS=1200 $(BIN)/python -m pytest -s --timeout 7200 \
+		tests/services/test_contract.py
 	RAG_SOAK_DISCONNECTS=1000 $(BIN)/python -m pytest --log-cli-level=INFO \
 		tests/services/test_disconnects.py
 	RAG_SOAK_OUTAGE_SECONDS=60 RAG_SOAK_LEASE_SECONDS=30 RAG_SOAK_DOCUMENTS=100 \

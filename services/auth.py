@@ -110,12 +110,16 @@ class Gate:
         if not self.closed:
             self._check_local(headers, address, method)
             return Caller("local", None, self._open_scope)
-        if self._failures.empty(address, WRONG_KEYS_PER_MINUTE):
-            raise Overloaded("Too many wrong API keys came from there.", retry_after=60.0)
         try:
             found = self._known(headers)
         except Unauthenticated:
-            self._failures.take(address, WRONG_KEYS_PER_MINUTE)
+            # Right ones are let in all the same: many may share an address.
+            if not self._failures.take(address, WRONG_KEYS_PER_MINUTE):
+                raise Overloaded(
+                    "Too many wrong API keys came from there.",
+                    retry_after=60 / WRONG_KEYS_PER_MINUTE,
+                    hint="Send a valid one as `Authorization: Bearer rag_...`.",
+                ) from None
             raise
         self._check_rate(found)
         return found
@@ -210,11 +214,6 @@ class Rates:
             while len(self._buckets) > MOST_BUCKETS:
                 self._buckets.popitem(last=False)
             return taken
-
-    def empty(self, name: str, per_minute: int) -> bool:
-        """Whether none is left."""
-        with self._guard:
-            return self._left(name, per_minute) < 1
 
     def _left(self, name: str, per_minute: int) -> float:
         now = time.monotonic()

@@ -11,7 +11,7 @@ from rag import types as t
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
 from services import azureml, openai, traces
-from services.events import EventStream, OwnWords
+from services.events import EVENTS_CONTENT, EventStream, OwnWords
 from services.schemas import AskRequest, AskResponse, SearchRequest, SearchResponse
 from services.service import CLIENT_GONE, Running, Service, build, run
 from services.threads import first, last, unless_gone
@@ -61,7 +61,7 @@ _QUESTIONS: dict[str, Any] = {
 }
 _STREAM = {
     "description": "The answer. With `stream` as events: retrieval, token, citation, done, error.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENTS_CONTENT,
 }
 
 

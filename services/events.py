@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,6 +18,18 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
+
+# Of a route that answers with events, each described as one.
+EVENTS_CONTENT: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "description": "One server-sent event; `data` is JSON.",
+            "required": ["data"],
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+        }
+    }
+}
 
 KEEP_ALIVE_SECONDS = 15.0  # proxies close a connection on which nothing comes for a minute
 KEEP_ALIVE = b": waiting\n\n"

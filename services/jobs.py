@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
 from rag.journal import Job
+from services.events import EVENTS_CONTENT
 from services.job_events import job_events
 from services.schemas import CollectionName, JobList, JobResponse
 from services.service import Running, Service, Writing
@@ -15,7 +16,7 @@ router = APIRouter()
 
 _EVENTS = {
     "description": "`job` at every change, `end` with the last state.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENTS_CONTENT,
 }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 
 from rag.builds import Wish
+from rag.errors import InvalidInput, ModelUnavailable
 from rag.migrate import model_id, start
 from services.schemas import CollectionName, MigrationOut, MigrationRequest
 from services.service import Administering, Running, Service
@@ -62,7 +63,10 @@ async def drop_index(name: CollectionName, service: Administering) -> MigrationO
 
 def _start(service: Service, name: str, body: MigrationRequest) -> MigrationOut:
     to = model_id(body.to, body.task)
-    started = start(service.parts, service.scope, name, to, body.options())
+    try:
+        started = start(service.parts, service.scope, name, to, body.options())
+    except ModelUnavailable as error:  # it is the request that names it
+        raise InvalidInput(error.message, hint=error.hint) from error
     service.migrator.wake()
     return MigrationOut.of(started)
 

@@ -28,6 +28,7 @@ from rag.settings import LATE_INTERACTION, QUOTE
 from services import problems
 from services.events import EventStream
 from services.openai_words import (
+    ERROR_SCHEMA,
     PLAIN,
     ChatRequest,
     EmbeddingsRequest,
@@ -69,7 +70,16 @@ class OpenAIRoute(APIRoute):
         return translating
 
 
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
+_ERROR = {
+    "description": "An error in OpenAI's shape",
+    "content": {"application/json": {"schema": ERROR_SCHEMA}},
+}
+router = APIRouter(
+    prefix="/v1",
+    tags=["openai"],
+    route_class=OpenAIRoute,
+    responses={"default": _ERROR, 422: _ERROR},
+)
 
 
 def _refused(error: RequestValidationError) -> Response:

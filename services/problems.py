@@ -52,7 +52,7 @@ KINDS: Mapping[type[Exception], Kind] = {
     e.ModelUnavailable: Kind(503, "/problems/model-unavailable", "A model cannot be loaded"),
     e.StoreUnreachable: Kind(503, "/problems/store-unreachable", "A store does not answer"),
     e.StorageFull: Kind(507, "/problems/storage-full", "The disk is full"),
-    e.FetchFailed: Kind(502, "/problems/fetch-failed", "A URL does not give its document"),
+    e.FetchFailed: Kind(422, "/problems/fetch-failed", "A URL does not give its document"),
     e.Overloaded: Kind(429, "/problems/overloaded", "There is too much to do already"),
     e.Cancelled: Kind(499, "/problems/cancelled", "Nobody waits for the answer any more"),
     e.MissingExtra: Kind(501, "/problems/missing-extra", "A dependency is not installed"),

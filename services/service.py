@@ -14,7 +14,8 @@ from uuid import uuid4
 
 import uvicorn
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
@@ -99,13 +100,24 @@ def caller_of(state: Mapping[str, Any]) -> Caller:
     return caller
 
 
-def needs(permission: Permission, *, writes: bool) -> Callable[[Request], Awaitable[Service]]:
+# What it reads was read by the guard; here it tells the readers of /docs and /openapi.json.
+BEARER = HTTPBearer(
+    auto_error=False,
+    scheme_name="API key",
+    description="Needed from the first `rag keys create` on; or a token of the identity provider.",
+)
+
+
+def needs(permission: Permission, *, writes: bool) -> Callable[..., Awaitable[Service]]:
     """A dependency: the service as far as the caller reaches, who must have a permission.
 
     What `writes` is in the audit log.
     """
 
-    async def narrowed(request: Request) -> Service:
+    async def narrowed(
+        request: Request,
+        _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
+    ) -> Service:
         caller = caller_of(request.scope["state"])
         caller.needs(permission)
         request.state.writes = writes

@@ -39,6 +39,11 @@ def serving(parts: Parts, orchestrator: Orchestrator | None = None) -> Iterator[
         yield opened
 
 
+def local_orchestrator(parts: Parts) -> Orchestrator:
+    """What the application of the tests works with."""
+    return Orchestrator(parts, Scope("default"))
+
+
 def local_client(app: FastAPI, **options) -> TestClient:
     """A client on the same machine, as the service is open to without keys."""
     return TestClient(

@@ -8,7 +8,14 @@ import pytest
 from rag.errors import InvalidInput
 from services import auth
 from services.app import create_app
-from tests.services.serving import is_problem, local_client, running, serving, with_settings
+from tests.services.serving import (
+    is_problem,
+    local_client,
+    local_orchestrator,
+    running,
+    serving,
+    with_settings,
+)
 
 ASKED = {"query": "Who built Bell Rock?"}
 
@@ -251,7 +258,7 @@ def test_who_tries_keys_is_slowed_down(client, made, monkeypatch):
     right = made("read")
     wrong = {"Authorization": "Bearer rag_aaaaaaaaaa_bbbb"}
     assert [client.get("/v1/jobs", headers=wrong).status_code for _ in range(3)] == [401, 401, 429]
-    assert client.get("/v1/jobs", headers=right).status_code == 429  # from the same address
+    assert client.get("/v1/jobs", headers=right).status_code == 200  # from the same address
 
 
 def test_without_keys_others_are_kept_out(own_parts):
@@ -315,13 +322,6 @@ def test_agents_are_asked_for_their_key(own_parts):
         own_parts.keys.create("alice", "admin", collections=None, groups=None)
         hello = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
         assert served.post("/mcp", json=hello).status_code == 401
-
-
-def local_orchestrator(parts):
-    from rag.orchestrator import Orchestrator
-    from rag.types import Scope
-
-    return Orchestrator(parts, Scope("default"))
 
 
 def test_the_client_address_decides_for_a_server(own_parts):

@@ -32,7 +32,7 @@ EXPECTED = {
     errors.StorageFull: (507, "storage-full"),
     errors.Unauthenticated: (401, "unauthenticated"),
     errors.Forbidden: (403, "forbidden"),
-    errors.FetchFailed: (502, "fetch-failed"),
+    errors.FetchFailed: (422, "fetch-failed"),
     errors.Overloaded: (429, "overloaded"),
     errors.Cancelled: (499, "cancelled"),
     errors.MissingExtra: (501, "missing-extra"),

@@ -57,7 +57,7 @@ def test_when_one_cannot_be_fetched_nothing_is_ingested(parts, collection, site)
     good = {"url": site.url("/good")}
     with serving(with_settings(parts, fetch_private=True, max_file_bytes=100_000)) as client:
         response = ask(client, collection, good, {"text": "A"}, {"url": site.url("/gone")})
-        found = is_problem(response, 502, "/problems/fetch-failed")
+        found = is_problem(response, 422, "/problems/fetch-failed")
         assert found["detail"].startswith("documents.2: ")
         assert "status 404" in found["detail"]
         response = ask(client, collection, good, {"url": site.url("/endless")})
