@@ -1,5 +1,6 @@
 """An answer in the making as server-sent events: retrieval, token, citation, done, error."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -33,6 +34,7 @@ EVENTS_CONTENT: dict[str, Any] = {
 
 KEEP_ALIVE_SECONDS = 15.0  # proxies close a connection on which nothing comes for a minute
 KEEP_ALIVE = b": waiting\n\n"
+SEND_SECONDS = 30.0  # a client that takes nothing for so long is hung up on: its place is wanted
 
 
 class RetrievalEvent(Wire):
@@ -92,10 +94,11 @@ class EventStream(Response, Generic[M]):
             async for data in self._encoded():
                 if not data:
                     continue
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        except OSError:
-            log.debug("the client of %s went away", self._path)
+        except OSError:  # a TimeoutError is one
+            log.debug("the client of %s went away, or reads no more", self._path)
 
     async def _encoded(self) -> AsyncIterator[bytes]:
         yield self._words.of(self._first)
