@@ -83,6 +83,8 @@ class Service:
 
     def of(self, caller: Caller) -> "Service":
         """The same, as far as this caller reaches."""
+        if caller.scope == self.scope:
+            return replace(self, caller=caller)
         return replace(self, orchestrator=self.orchestrator.within(caller.scope), caller=caller)
 
 
