@@ -101,7 +101,7 @@ def test_the_examples_of_the_documentation_work(lm_parts, tmp_path):
         for example in _examples(schema, "/v1/collections/{name}/migration", "post"):
             # Its model is on a hub; the request is one that could be carried out.
             answer = client.post("/v1/collections/manuals/migration", json=example)
-            assert answer.status_code in (202, 503), answer.text
+            assert answer.status_code == 202 or "not on this machine" in answer.text, answer.text
             tried += 1
         assert tried == sum(len(_all(operation)) for operation in _operations(schema))
 
@@ -118,7 +118,8 @@ def test_the_documented_question_is_answered(parts, tmp_path):
 def test_every_operation_documents_its_problems(client):
     for operation in _operations(client.get("/openapi.json").json()):
         problem = operation["responses"]["default"]["content"]
-        assert set(problem) == {"application/problem+json"}
+        kind = "json" if "openai" in operation["tags"] else "problem+json"  # as its clients read
+        assert set(problem) == {f"application/{kind}"}
         assert set(operation["responses"].get("422", {"content": problem})["content"]) == set(
             problem
         )
