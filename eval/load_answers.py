@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.load import percentiles
+from rag.demo import FOLDER
 
 QUESTIONS = (
     "Who built the Bell Rock lighthouse?",
@@ -38,6 +39,7 @@ QUESTIONS = (
     "Who keeps a lighthouse?",
     "What did Smeaton learn from an oak?",
 )
+COLLECTION = "lighthouses"
 SLOW, HALF_OPEN = 40, 200
 MOST_GROWTH = 0.10  # of the resident memory, from a third of the time to its end
 MOST_HELD_UP = 1.5  # median time to the first byte beside slow ones, against without them
@@ -100,8 +102,13 @@ def serving(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
         "RAG_PORT": str(port),
         "RAG_LOG_LEVEL": "warning",
     }
-    subprocess.run([*rag, "demo"], env=environment, check=True, stdout=subprocess.DEVNULL)
-    with subprocess.Popen([*rag, "serve"], env=environment) as started:
+    ingest = [*rag, "ingest", str(FOLDER), "--collection", COLLECTION]
+    subprocess.run(ingest, env=environment, check=True, stdout=subprocess.DEVNULL)
+    serve = [*rag, "serve"]
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(serve, env=environment, stdout=log, stderr=log) as started,
+    ):
         address = f"http://127.0.0.1:{port}"
         try:
             end = time.monotonic() + START_SECONDS
@@ -155,7 +162,7 @@ async def _ask(client: httpx.AsyncClient, question: str, half: Half) -> float:
     began = time.monotonic()
     try:
         async with client.stream(
-            "POST", "/v1/ask", json={"question": question, "collection": "demo", "stream": True}
+            "POST", "/v1/ask", json={"question": question, "collection": COLLECTION, "stream": True}
         ) as response:
             if response.status_code == 429:
                 half.outcomes["429"] += 1
@@ -178,7 +185,7 @@ async def _ask(client: httpx.AsyncClient, question: str, half: Half) -> float:
 
 async def _read_slowly(address: str, end: float) -> None:
     """Ask, and take a byte a second of the answer."""
-    body = json.dumps({"question": QUESTIONS[0], "collection": "demo", "stream": True}).encode()
+    body = json.dumps({"question": QUESTIONS[0], "collection": COLLECTION, "stream": True}).encode()
     head = f"POST /v1/ask HTTP/1.1\r\nHost: {address.removeprefix('http://')}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     while time.monotonic() < end:
