@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import azureml, backup, chat, ingestion, migration, openai, traces
+from services import azureml, backup, chat, ingestion, me, migration, openai, page, traces
 from services.service import build, run
 
 
@@ -20,6 +20,8 @@ def create_app(
         openai.router,
         azureml.router,
         traces.router,
+        me.router,
+        page.router,
     ]
     refuse = openai.refuse
     return build("Ragstone", routers, settings, orchestrator, agents=True, refuse=refuse)

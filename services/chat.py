@@ -10,7 +10,7 @@ from starlette.responses import Response
 from rag import types as t
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import azureml, openai, traces
+from services import azureml, me, openai, traces
 from services.events import EVENTS_CONTENT, EventStream, OwnWords
 from services.schemas import AskRequest, AskResponse, SearchRequest, SearchResponse
 from services.service import CLIENT_GONE, Running, Service, build, run
@@ -69,7 +69,7 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The chat service alone."""
-    routers = [router, openai.router, azureml.router, traces.router]
+    routers = [router, openai.router, azureml.router, traces.router, me.router]
     return build(
         "Ragstone chat",
         routers,

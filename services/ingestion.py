@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from services import backup, collections, documents, intake, jobs, migration
+from services import backup, collections, documents, intake, jobs, me, migration
 from services.service import build, run
 
 router = APIRouter(prefix="/v1", tags=["ingestion"])
@@ -16,7 +16,7 @@ def create_app(
     settings: Settings | None = None, *, orchestrator: Orchestrator | None = None
 ) -> FastAPI:
     """The ingestion service alone."""
-    routers = [router, migration.router, backup.router]
+    routers = [router, migration.router, backup.router, me.router]
     return build("Ragstone ingestion", routers, settings, orchestrator, models=["embedder"])
 
 

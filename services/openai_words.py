@@ -22,7 +22,7 @@ from rag import types as t
 from rag.cite import MARKER
 from rag.errors import InvalidInput
 from rag.sampling import Sampling
-from services.schemas import CitationOut, CutOut, FilterIn, HitOut, Text, Wire
+from services.schemas import CitationOut, CutOut, FilterIn, HitOut, SentenceOut, Text, Wire
 
 PLAIN = "plain"  # the model that answers without retrieval
 
@@ -165,6 +165,7 @@ class RagstoneOut(Wire):
     trace_id: str
     cuts: list[CutOut]
     notes: list[str]
+    sentences: list[SentenceOut]
 
     @classmethod
     def of(cls, answer: t.Answer) -> Self:
@@ -179,6 +180,7 @@ class RagstoneOut(Wire):
             trace_id=answer.trace_id,
             cuts=[CutOut(what=cut.what, why=cut.why) for cut in answer.cuts],
             notes=list(answer.notes),
+            sentences=[SentenceOut.of(sentence) for sentence in answer.sentences],
         )
 
 

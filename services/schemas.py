@@ -226,6 +226,31 @@ class CitationOut(Wire):
         )
 
 
+class SentenceOut(Wire):
+    """A sentence of the answer, `answer[start:end]`, and whether what it cites supports it.
+
+    `supported` and `support`, how likely that is, are null where it claims nothing to be checked.
+    `markers` are the passages that support it.
+    """
+
+    start: int
+    end: int
+    supported: bool | None
+    support: float | None
+    markers: list[int]
+
+    @classmethod
+    def of(cls, sentence: t.Sentence) -> Self:
+        """From the value inside."""
+        return cls(
+            start=sentence.start,
+            end=sentence.end,
+            supported=sentence.supported,
+            support=_number(sentence.support),
+            markers=list(sentence.markers),
+        )
+
+
 class UsageOut(Wire):
     """Tokens that the generator read and wrote."""
 
@@ -245,6 +270,7 @@ class AskResponse(Wire):
     trace_id: str
     cuts: list[CutOut]
     notes: list[str]
+    sentences: list[SentenceOut]
     hits: list[HitOut]
 
     @classmethod
@@ -263,6 +289,7 @@ class AskResponse(Wire):
             trace_id=answer.trace_id,
             cuts=_cuts(answer.cuts),
             notes=list(answer.notes),
+            sentences=[SentenceOut.of(sentence) for sentence in answer.sentences],
             hits=[HitOut.of(hit) for hit in answer.hits],
         )
 

@@ -77,6 +77,13 @@ class Service:
         return self.parts.audit
 
     @property
+    def known(self) -> Caller:
+        """Who asks. Raises Unauthenticated outside of a request."""
+        if self.caller is None:
+            raise refused()
+        return self.caller
+
+    @property
     def scope(self) -> Scope:
         """Whose data the service touches."""
         return self.orchestrator.scope
@@ -110,7 +117,9 @@ BEARER = HTTPBearer(
 )
 
 
-def needs(permission: Permission, *, writes: bool) -> Callable[..., Awaitable[Service]]:
+def needs(
+    permission: Permission | None, *, writes: bool = False
+) -> Callable[..., Awaitable[Service]]:
     """A dependency: the service as far as the caller reaches, who must have a permission.
 
     What `writes` is in the audit log.
@@ -121,7 +130,8 @@ def needs(permission: Permission, *, writes: bool) -> Callable[..., Awaitable[Se
         _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
     ) -> Service:
         caller = caller_of(request.scope["state"])
-        caller.needs(permission)
+        if permission is not None:
+            caller.needs(permission)
         request.state.writes = writes
         return (await service_of(request)).of(caller)
 
@@ -130,7 +140,8 @@ def needs(permission: Permission, *, writes: bool) -> Callable[..., Awaitable[Se
 
 # How a route gets at the service says what its caller must be permitted; it sees nothing else.
 Anybody = Annotated[Service, Depends(service_of)]
-Running = Annotated[Service, Depends(needs("read", writes=False))]
+Known = Annotated[Service, Depends(needs(None))]
+Running = Annotated[Service, Depends(needs("read"))]
 Noting = Annotated[Service, Depends(needs("read", writes=True))]
 Writing = Annotated[Service, Depends(needs("write", writes=True))]
 Administering = Annotated[Service, Depends(needs("admin", writes=True))]
