@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from rag import unfinished
 from rag.answer_cache import AnswerCache, asks_the_same
@@ -20,6 +20,7 @@ from rag.embedders import OtherEmbedders, Served, mismatch
 from rag.errors import ModelUnavailable
 from rag.generate import Generator, LanguageModelGenerator
 from rag.journal import Journal
+from rag.metrics import Metrics
 from rag.models.cpu import Cpu, PrecisionChoice
 from rag.models.crowd import Crowd
 from rag.models.encoders import Queueing
@@ -33,9 +34,12 @@ from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranke
 from rag.retrieve import LiveGenerations
 from rag.score_cache import ScoreCache
 from rag.settings import LATE_INTERACTION, NO_RERANKER, QUOTE, Settings
+from rag.spans import SILENT, Spans
 from rag.store import VectorStore
 from rag.traces import Traces
 from rag.types import Scope
+
+ModelName = Literal["embedder", "reranker", "generator"]
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Closable")
@@ -64,6 +68,8 @@ class Parts:
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
     crowd: Crowd = field(default_factory=Crowd, init=False)  # who asks them
     answers: AnswerCache = field(init=False)
+    metrics: Metrics = field(default_factory=Metrics, init=False)
+    spans: Spans = field(default=SILENT, init=False)
 
     def __post_init__(self) -> None:
         self.answers = AnswerCache(self.settings.answer_cache)
@@ -216,6 +222,11 @@ class Parts:
         kinds = (CrossEncoderReranker, LateInteractionReranker)
         found = {id(one): one for one in tuple(self._loaded.values()) if isinstance(one, kinds)}
         return list(found.values())
+
+    def loaded_models(self) -> dict[ModelName, object]:
+        """Those that are loaded, of the configured ones."""
+        names: tuple[ModelName, ...] = ("embedder", "reranker", "generator")
+        return {name: self._loaded[name] for name in names if name in self._loaded}
 
     def close(self) -> None:
         """Release models, files and connections."""

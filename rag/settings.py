@@ -177,6 +177,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     warm_up: bool = True  # load the models at start, not at the first question
+    log_format: Literal["text", "json"] = "text"  # json: an object a line
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # of a service
+    otel: bool | Literal["auto"] = "auto"  # export spans; auto: where OTEL_EXPORTER_OTLP_... says
+    api_key: SecretStr = SecretStr("")  # what commands show to a server that asks for one
     client_patience: float = Field(
         60.0, ge=0
     )  # seconds that a command waits for a server gone away

@@ -410,9 +410,6 @@ def serve(
     from services.service import serve as run
 
     settings = load_settings(data=data, profile=profile, host=host, port=port)
-    # `main` has set the level of the other commands already.
-    shown = "%(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=shown, force=True)
     run(create_app(settings), settings)
 
 

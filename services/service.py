@@ -1,13 +1,12 @@
 """What every service is made of: one lifespan, limits, problems, health."""
 
-import logging
 import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Annotated
 from uuid import uuid4
@@ -15,21 +14,27 @@ from uuid import uuid4
 import uvicorn
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request
+from prometheus_client import CollectorRegistry
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
+from rag import revisions
 from rag.errors import RagError
 from rag.jobs import Ingestor
 from rag.migrating import Migrator
 from rag.orchestrator import Orchestrator
-from rag.parts import Parts, open_parts
+from rag.otel import open_spans
+from rag.parts import ModelName, Parts, open_parts
 from rag.settings import Settings, load_settings
+from rag.spans import SILENT, Spans
 from rag.types import Scope
-from services import mcp_server, problems, running
+from services import logs, mcp_server, metrics, problems, running
 from services.limits import JSON_BYTES, BodyLimit, body_limit
 from services.pauses import shorten_pauses
+from services.requests import Observed, RequestMetrics
 from services.schemas import Wire
 from services.threads import Pool
-from services.warmup import ALL_MODELS, ModelName, WarmUp
+from services.warmup import ALL_MODELS, WarmUp
 
 VERSION = version("ragstone")  # reads files: once
 CALL_THREADS = 16  # searches and lists that run at once
@@ -37,10 +42,9 @@ CALLS_WAITING = 256
 FETCH_THREADS = 4  # requests whose documents are fetched from URLs at once
 FETCHES_WAITING = 16
 SHUTDOWN_SECONDS = 30  # what runs may end within; then it is cut off
-CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Service:
     """What the routes work with; built by the lifespan."""
 
@@ -50,10 +54,17 @@ class Service:
     fetches: Pool
     probes: Pool
     backups: Pool
+    scrapes: Pool
     ingestor: Ingestor
     migrator: Migrator
     warm_up: WarmUp | None
     nonce: str  # tells this run of the service from others
+    requests: CollectorRegistry
+
+    @cached_property
+    def measured(self) -> metrics.Measured:
+        """What `/metrics` shows."""
+        return metrics.Measured(self, self.requests)
 
     @property
     def parts(self) -> Parts:
@@ -73,6 +84,14 @@ async def service_of(request: Request) -> Service:
 
 
 Running = Annotated[Service, Depends(service_of)]
+
+
+class Application(FastAPI):
+    """FastAPI inside of what sees every request, those that fail included."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Middleware that is added in the usual way does not see what becomes of an error."""
+        return Observed(super().build_middleware_stack(), RequestMetrics(self.state.requests))
 
 
 def build(
@@ -96,7 +115,7 @@ def build(
     if orchestrator is not None:
         settings = orchestrator.parts.settings
     settings = settings or load_settings()
-    app = FastAPI(
+    app = Application(
         title=title,
         version=VERSION,
         lifespan=partial(
@@ -106,34 +125,41 @@ def build(
             models=models,
             ingests=ingests,
             agents=agents,
+            spans=open_spans(settings.otel),
         ),
+        # Its own spans would hold paths and queries. Versions that have none take no notice.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
+    app.state.requests = CollectorRegistry()
     app.add_middleware(BodyLimit, limit=body_limit(settings))
     problems.install(app)
-    for router in (*routers, health):
+    for router in (*routers, health, metrics.router):
         app.include_router(router)
     return app
 
 
 def run(create: Callable[[Settings], FastAPI]) -> None:
     """Serve an application with the settings of the environment until told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings()
+        app = create(settings)
     except RagError as error:
         sys.exit(str(error))
-    serve(create(settings), settings)
+    serve(app, settings)
 
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve an application at the configured address until told to stop."""
+    logs.configure(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        log_config=None,
+        access_log=False,  # `Observed` writes one, without queries
     )
     server = Server(config, app)
     shorten_pauses()
@@ -182,8 +208,11 @@ async def _lifespan(
     models: Sequence[ModelName],
     ingests: bool,
     agents: bool,
+    spans: Spans,
 ) -> AsyncIterator[None]:
     orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
+    if spans is not SILENT:
+        orchestrator.parts.spans = spans
     ingestor, migrator = Ingestor(orchestrator), Migrator(orchestrator.parts)
     warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
@@ -197,10 +226,12 @@ async def _lifespan(
         fetches=fetches,
         probes=Pool(2, waiting=16),
         backups=backups,
+        scrapes=Pool(1, waiting=8),
         ingestor=ingestor,
         migrator=migrator,
         warm_up=warm_up,
         nonce=uuid4().hex,
+        requests=app.state.requests,
     )
     if ingests:
         await to_thread.run_sync(ingestor.start)
@@ -223,6 +254,7 @@ async def _lifespan(
         await backups.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
+        await to_thread.run_sync(spans.close)
 
 
 @asynccontextmanager
@@ -283,6 +315,7 @@ def _checks(service: Service) -> dict[str, str]:
     parts = service.parts
     checks = {
         "catalog": _check(lambda: parts.catalog.collections(service.scope)),
+        "migrations": _check_revision(parts),
         "store": _check(parts.store.ping),
         "disk": _check_disk(parts.settings),
     }
@@ -297,6 +330,16 @@ def _check(call: Callable[[], object]) -> str:
     except RagError as error:
         return str(error)
     return "ok"
+
+
+def _check_revision(parts: Parts) -> str:
+    try:
+        found = parts.database.revision()
+    except RagError as error:
+        return str(error)
+    if found == (newest := revisions.newest()):
+        return "ok"
+    return f"the catalog's tables are at revision {found}, this version needs {newest}: restart it"
 
 
 def _check_disk(settings: Settings) -> str:

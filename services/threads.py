@@ -37,7 +37,8 @@ class Pool:
     ) -> None:
         self._turns = asyncio.Semaphore(running)
         self._running = running
-        self._most = running + waiting
+        self.most = running + waiting
+        self.running = 0  # calls whose turn it is
         self._inside = 0
         self._clock = clock
         self._mean_seconds: float | None = None
@@ -94,7 +95,7 @@ class Pool:
 
     def enter(self) -> None:
         """Take a place. Raises Overloaded."""
-        if self._inside >= self._most:
+        if self._inside >= self.most:
             raise Overloaded(
                 f"{self._inside} requests are being worked on already.",
                 retry_after=self.retry_after,
@@ -109,10 +110,12 @@ class Pool:
     async def begin(self) -> float:
         """Wait for one's turn, in the order of those who wait. Returns when it began."""
         await self._turns.acquire()
+        self.running += 1
         return self._clock()
 
     def end(self, began: float) -> None:
         """Give the turn to the next, and learn how long it took."""
+        self.running -= 1
         seconds = self._clock() - began
         if self._mean_seconds is None:
             self._mean_seconds = seconds
