@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import SecretStr
 
 from rag.errors import NotFound, Overloaded, RagError, StoreUnreachable
 from services.problems import class_of
@@ -35,6 +36,7 @@ class Client:
         url: str,
         *,
         patience: float,
+        api_key: SecretStr = SecretStr(""),  # noqa: B008 - frozen
         find: Callable[[], str | None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -44,7 +46,8 @@ class Client:
         self._sleep = sleep
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         # What it talks to is on this machine: no proxy of the environment.
-        self._http = httpx.Client(timeout=timeout, trust_env=False)
+        headers = authorization(api_key)
+        self._http = httpx.Client(timeout=timeout, headers=headers, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +169,12 @@ class Client:
 
 class _Away(Exception):
     """A server, or what stands before it, says that it cannot answer now."""
+
+
+def authorization(api_key: SecretStr) -> dict[str, str]:
+    """The headers that show a key to a server; none where there is no key."""
+    key = api_key.get_secret_value()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def path_of(document_id: str) -> str:

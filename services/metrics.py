@@ -75,7 +75,12 @@ class Measured:
     def collect(self) -> Iterator[Metric]:
         """Every family, each once."""
         for source in self._sources:
-            yield from source()
+            for family in source():
+                # When a series began: a second series for each, which nothing here asks for.
+                family.samples = [
+                    one for one in family.samples if not one.name.endswith("_created")
+                ]
+                yield family
 
 
 class Asked(Generic[T]):

@@ -20,7 +20,7 @@ from rag.errors import InvalidInput, NotFound, RagError, StoreUnreachable
 from rag.migrate import model_id
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
-from services.client import failure
+from services.client import authorization, failure
 from services.reach import open_or_find
 from services.schemas import MigrationOut, MigrationRequest, QueryIn
 
@@ -129,10 +129,14 @@ def _where(server: str | None, data: Path | None, profile: str | None) -> Iterat
     """Through the server that is named, or has the data folder open; else in this process."""
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     with _bar(err) as bar:
-        found = server or open_or_find(load_settings(data=data, profile=profile))
+        settings = load_settings(data=data, profile=profile)
+        found = server or open_or_find(settings)
         if isinstance(found, str):
             timeout = httpx.Timeout(HTTP_SECONDS, connect=5.0)
-            with httpx.Client(base_url=found, timeout=timeout, trust_env=False) as client:
+            headers = authorization(settings.api_key)
+            with httpx.Client(
+                base_url=found, timeout=timeout, headers=headers, trust_env=False
+            ) as client:
                 yield Through(client, bar)
         else:
             with found:

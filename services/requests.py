@@ -104,7 +104,15 @@ def _spans(scope: Scope) -> Spans:
 
 def _route(scope: Scope) -> str:
     """The template of the route that took the request; empty where none did."""
-    return str(getattr(scope.get("route"), "path", ""))
+    if "endpoint" not in scope:
+        return ""
+    path, values = str(scope["path"]), scope.get("path_params")
+    if not values:
+        return path
+    # What a route knows as its path may lack the prefix of the router that it was included by.
+    template = str(scope["route"].path_format)
+    tail = template.format(**values)
+    return path.removesuffix(tail) + template if path.endswith(tail) else template
 
 
 def _headers(scope: Scope, *names: bytes) -> Iterable[tuple[str, str]]:

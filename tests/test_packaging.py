@@ -22,7 +22,7 @@ import rag
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("rag", "services", "eval")
-RUNNING_EXTRAS = ("postgres", "s3", "ocr", "eval", "mteb")
+RUNNING_EXTRAS = ("postgres", "s3", "ocr", "otel", "eval", "mteb")
 USERS_OWN = {"ir_datasets", "ranx"}  # used where a user has them
 
 
