@@ -53,7 +53,9 @@ def configure(settings: Settings) -> None:
     """Log to standard error in the form that the settings want."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if settings.log_format == "json" else TextLines())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]  # without closing the others: they may not be ours to close
+    root.setLevel(logging.WARNING)
     for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(settings.log_level.upper())
 
