@@ -226,7 +226,8 @@ class Parts:
     def loaded_models(self) -> dict[ModelName, object]:
         """Those that are loaded, of the configured ones."""
         names: tuple[ModelName, ...] = ("embedder", "reranker", "generator")
-        return {name: self._loaded[name] for name in names if name in self._loaded}
+        loaded = dict(self._loaded)  # others load, or close, meanwhile
+        return {name: loaded[name] for name in names if name in loaded}
 
     def close(self) -> None:
         """Release models, files and connections."""

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fastapi import APIRouter, Request
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -57,12 +56,12 @@ async def metrics(request: Request) -> Response:
 class Measured:
     """All that one application measures: its requests, its answers, and what is looked at here."""
 
-    def __init__(self, service: "Service", requests: CollectorRegistry) -> None:
+    def __init__(self, service: "Service") -> None:
         parts = service.parts
         pools = {"answers": service.answers, "calls": service.calls, "fetches": service.fetches}
         self._process = ProcessCollector(registry=None)
         self._sources = (
-            requests.collect,
+            service.requests.registry.collect,
             parts.metrics.registry.collect,
             partial(pool_metrics, pools),
             partial(model_metrics, parts),

@@ -23,7 +23,8 @@ CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 class RequestMetrics:
     """Counts requests by their route: a path may hold anything, and would be a series each."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
         self._requests = Counter(
             "ragstone_http_requests_total",
             "Requests by route and status; 499: the client went away before the answer.",

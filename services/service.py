@@ -14,7 +14,6 @@ from uuid import uuid4
 import uvicorn
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Request
-from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -59,12 +58,12 @@ class Service:
     migrator: Migrator
     warm_up: WarmUp | None
     nonce: str  # tells this run of the service from others
-    requests: CollectorRegistry
+    requests: RequestMetrics
 
     @cached_property
     def measured(self) -> metrics.Measured:
         """What `/metrics` shows."""
-        return metrics.Measured(self, self.requests)
+        return metrics.Measured(self)
 
     @property
     def parts(self) -> Parts:
@@ -91,7 +90,7 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Middleware that is added in the usual way does not see what becomes of an error."""
-        return Observed(super().build_middleware_stack(), RequestMetrics(self.state.requests))
+        return Observed(super().build_middleware_stack(), self.state.requests)
 
 
 def build(
@@ -132,7 +131,7 @@ def build(
         responses=problems.RESPONSES,
         redirect_slashes=False,
     )
-    app.state.requests = CollectorRegistry()
+    app.state.requests = RequestMetrics()
     app.add_middleware(BodyLimit, limit=body_limit(settings))
     problems.install(app)
     for router in (*routers, health, metrics.router):
@@ -254,6 +253,8 @@ async def _lifespan(
         await backups.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
+        elif spans is not SILENT:
+            orchestrator.parts.spans = SILENT
         await to_thread.run_sync(spans.close)
 
 

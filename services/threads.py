@@ -36,7 +36,7 @@ class Pool:
         self, running: int, *, waiting: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._turns = asyncio.Semaphore(running)
-        self._running = running
+        self._at_once = running
         self.most = running + waiting
         self.running = 0  # calls whose turn it is
         self._inside = 0
@@ -56,8 +56,8 @@ class Pool:
         """
         if self._mean_seconds is None:
             return 1.0
-        ahead = max(0, self._inside - self._running) + 1
-        return ahead * self._mean_seconds / self._running
+        ahead = max(0, self._inside - self._at_once) + 1
+        return ahead * self._mean_seconds / self._at_once
 
     async def run(self, call: Callable[[], T]) -> T:
         """What the call returns or raises. Cancelled, it waits for the thread all the same."""
@@ -90,7 +90,7 @@ class Pool:
 
     async def drain(self) -> None:
         """Wait until nothing runs any more, and let nothing run again."""
-        for _ in range(self._running):
+        for _ in range(self._at_once):
             await self._turns.acquire()
 
     def enter(self) -> None:

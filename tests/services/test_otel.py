@@ -87,3 +87,23 @@ def test_what_is_not_installed_is_said_before_anything_is_opened(parts, monkeypa
     monkeypatch.setenv("RAG_OTEL", "true")
     with pytest.raises(SystemExit, match=r'pip install "ragstone\[otel\]"'):
         services.run(chat.create_app)
+
+
+def test_a_tool_call_of_an_agent_is_part_of_its_request(lighthouse, exporter):
+    """A session of MCP outlives requests: each call belongs to its own, not to the first."""
+    accepts = {"Accept": "application/json, text/event-stream"}
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}}
+    hello["clientInfo"] = {"name": "test", "version": "1"}
+    tool = {"name": "search", "arguments": {"query": "light", "collection": "lighthouse"}}
+
+    def call(http, number, method, params, **headers):
+        message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        return http.post("/mcp", json=message, headers={**accepts, **headers})
+
+    with server(lighthouse) as http:
+        session = call(http, 1, "initialize", hello).headers["mcp-session-id"]
+        found = call(http, 2, "tools/call", tool, **{**HEADERS, "mcp-session-id": session})
+        assert "hits" in found.text
+    spans = exporter.get_finished_spans()
+    (search,) = [span for span in spans if span.name == "retrieval lighthouse"]
+    assert f"{search.context.trace_id:032x}" == TRACE
