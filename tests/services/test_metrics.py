@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 
 import promql_parser
@@ -17,9 +18,19 @@ from promql_parser import MatchOp, VectorSelector
 import services
 from rag.database import Database
 from rag.errors import StoreUnreachable
+from rag.models.batching import BatchStats
 from services import chat, ingestion
 from services import metrics as measured
-from tests.services.serving import BELL_ROCK, FASTNET, running, server, serving, with_settings
+from tests import tiny_models
+from tests.services.serving import (
+    BELL_ROCK,
+    FASTNET,
+    running,
+    server,
+    serving,
+    with_models,
+    with_settings,
+)
 
 SHIPPED = Path(services.__file__).parent / "observability"
 DASHBOARD = json.loads((SHIPPED / "grafana.json").read_text("utf8"))
@@ -229,6 +240,43 @@ def test_tokens_of_a_language_model_are_counted(lm_client, lm_parts, lighthouses
     assert lm_client.post("/v1/chat/completions", json=plain).is_success
     assert value(lm_client, "ragstone_tokens_total", kind="completion") == before + 5 + 3
     assert lm_parts.generator.model.load == (0, 0)
+
+
+def test_the_queue_of_each_model_is_shown_by_its_own_numbers():
+    """Two batches of a queue that holds 100 tokens: 2 rows of 3 and 5 tokens, 1 row of 7."""
+    stats = BatchStats(
+        batches=2, rows=3, tokens=15, padded_tokens=17, dropped=4, waiting=5,
+        wait_seconds=0.5, busy_seconds=0.25, batch_tokens=100,
+    )  # fmt: skip
+    shown = measured.queue_metrics({"reranker": stats})
+    found = {one.name: one.value for family in shown for one in family.samples}
+    assert found == {
+        "ragstone_model_waiting": 5,
+        "ragstone_model_batch_tokens_limit": 100,
+        "ragstone_model_wait_seconds_count": 3,
+        "ragstone_model_wait_seconds_sum": 0.5,
+        "ragstone_model_batch_seconds_count": 2,
+        "ragstone_model_batch_seconds_sum": 0.25,
+        "ragstone_model_batch_rows_count": 2,
+        "ragstone_model_batch_rows_sum": 3,
+        "ragstone_model_batch_tokens_count": 2,
+        "ragstone_model_batch_tokens_sum": 17,
+        "ragstone_model_padding_tokens_total": 2,
+        "ragstone_model_dropped_rows_total": 4,
+    }
+
+
+def test_a_cross_encoder_has_a_queue_and_a_cache(parts, lighthouses, tmp_path):
+    folder = tiny_models.reranker(tmp_path / "tiny")
+    own = with_models(parts, reranker=str(folder), engine="torch")
+    with serving(own) as client, closing(own.reranker.model):
+        body = {"query": "Who built Bell Rock?", "collection": lighthouses}
+        for _ in range(2):
+            assert client.post("/v1/search", json=body).is_success
+        # Two documents of a chunk each, read by the first search and known to the second.
+        assert value(client, "ragstone_model_batch_rows_sum", model="reranker") == 2
+        assert value(client, "ragstone_rerank_cache_lookups_total", result="miss") == 2
+        assert value(client, "ragstone_rerank_cache_lookups_total", result="hit") == 2
 
 
 def test_what_does_not_fit_is_counted_as_429(parts, collection):
