@@ -4,6 +4,7 @@ Instruments that count live in `rag/metrics.py` and `services/requests.py`; what
 (queues, pools, the disk, the catalog's tasks) is read here when somebody asks.
 """
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,6 @@ from starlette.responses import Response
 
 from rag import __version__
 from rag.embed import Embedder
-from rag.errors import RagError
 from rag.generate import LanguageModelGenerator
 from rag.journal import State
 from rag.models.batching import BatchStats
@@ -36,6 +36,8 @@ from services.threads import Pool
 
 if TYPE_CHECKING:
     from services.service import Service
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -99,7 +101,10 @@ class Asked(Generic[T]):
             asked = self._asked
         try:
             return asked.result(seconds)
-        except (RagError, TimeoutError):
+        except TimeoutError:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rest is told
+            log.warning("a scrape: %s", error)
             return None
 
     def _ask(self, asked: Future[T]) -> None:

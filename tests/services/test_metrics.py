@@ -304,9 +304,10 @@ def test_each_service_has_it_and_two_do_not_clash(lighthouse, create):
         assert "/metrics" not in one.get("/openapi.json").json()["paths"]
 
 
-def test_it_answers_while_the_catalog_does_not(parts, monkeypatch):
+@pytest.mark.parametrize("error", [StoreUnreachable("It is away."), ValueError("a bug")])
+def test_it_answers_while_the_catalog_does_not(parts, monkeypatch, error):
     def gone():
-        raise StoreUnreachable("It is away.")
+        raise error
 
     with serving(with_settings(parts)) as client:
         monkeypatch.setattr(parts.journal, "states", gone)

@@ -44,7 +44,7 @@ def access(found):
 
 
 def test_an_id_that_is_given_comes_back(client):
-    given = {"X-Request-ID": "a-b.c/7:é!"[:-2] + "!"}
+    given = {"X-Request-ID": "a-b.c/7:!"}
     assert client.get("/healthz", headers=given).headers["x-request-id"] == "a-b.c/7:!"
     longest = "x" * 128
     answer = client.get("/healthz", headers={"X-Request-ID": longest})
