@@ -16,7 +16,7 @@ FROM dependencies AS build-cpu
 # torch X+cpu satisfies the pin torch==X and sorts above the X that brings CUDA.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu '.[postgres]'
+        --extra-index-url https://download.pytorch.org/whl/cpu '.[otel,postgres]'
 COPY rag rag
 COPY services services
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM dependencies AS build-gpu
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[postgres]'
+    pip install --constraint constraints.txt '.[otel,postgres]'
 COPY rag rag
 COPY services services
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -73,6 +73,11 @@ class Database:
             fill(connection)
             revisions.bring_to(connection, revisions.newest())
 
+    def revision(self) -> str | None:
+        """The revision of the schema that it is at. Raises StoreUnreachable."""
+        with self.read() as connection:
+            return revisions.current(connection)
+
     def close(self) -> None:
         """Give the connections back; the database is not usable afterwards."""
         self._engine.dispose()

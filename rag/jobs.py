@@ -321,11 +321,11 @@ class Ingestor:
         except HEALS as error:
             self._write_down(partial(self._try_later, task, error))
         except RagError as error:
-            self._write_down(partial(self._journal.fail, task, error))
+            self._write_down(partial(self._fail, task, error))
         except Exception as error:
             log.error("ingesting %r failed", task.document_id, exc_info=error)
             inside = RagError("Something went wrong inside.", hint="The log says what.")
-            self._write_down(partial(self._journal.fail, task, inside))
+            self._write_down(partial(self._fail, task, inside))
         finally:
             try:
                 self._journal.release(task)
@@ -370,6 +370,7 @@ class Ingestor:
         found = parts.catalog.collection(scope, task.collection)
         if same := unchanged(parts, scope, found, task.source, task.content_hash):
             self._journal.unchanged(task, same, missing(parts, scope, found, task.source))
+            parts.metrics.document(same.status)
             return
         parts.embedder_for(found)  # before anything is begun: it may not be there
         if not found.chunks:  # a crash may have come between the collection's row and its vectors
@@ -381,15 +382,20 @@ class Ingestor:
     def _try_later(self, task: Task, error: RagError) -> None:
         settings = self._parts.settings
         if task.retries >= settings.ingest_retries:
-            self._journal.fail(task, error)
+            self._fail(task, error)
             return
         seconds = min(settings.ingest_retry_seconds, 2.0**task.retries)
         after = timedelta(seconds=seconds * random.uniform(0.5, 1))
         self._journal.put_back(task, after=after, error=error)
+        self._parts.metrics.document("retried")
         log.warning(
             "document %r will be tried again in %.0f s: %s",
             task.document_id, after.total_seconds(), error,
         )  # fmt: skip
+
+    def _fail(self, task: Task, error: RagError) -> None:
+        self._journal.fail(task, error)
+        self._parts.metrics.document("failed")
 
     def _settle(self, job_id: str) -> None:
         """Tell those who wait for a job that it has ended, if it has."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -458,6 +458,13 @@ class Journal:
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
             return [self._job(connection, row) for row in rows]
+
+    def states(self) -> dict[State, int]:
+        """How many tasks are in each state, of all tenants."""
+        query = sa.select(tasks.c.state, sa.func.count()).group_by(tasks.c.state)
+        with self._database.read() as connection:
+            counted = {row[0]: row[1] for row in connection.execute(query)}
+        return {state: counted.get(state, 0) for state in get_args(State)}
 
     def open_jobs(self, scope: Scope) -> list[Job]:
         """Those of the scope that were accepted and are not done, the oldest first."""

@@ -4,8 +4,9 @@ ask:     question -> condense -> retrieve -> rerank -> pack -> generate -> cite
 ingest:  bytes -> parse -> split -> embed -> store   (visible all at once or not at all)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from rag.cite import cite, cite_quotes
 from rag.condense import condense
 from rag.errors import CollectionMoved, InvalidInput, NotFound
 from rag.folder import LeftOut, Selection
-from rag.generate import Request, refuse
+from rag.generate import Prompt, Request, TextStream, plain, refuse
 from rag.history import recent
 from rag.journal import Arrival
 from rag.links import Links
@@ -38,6 +39,7 @@ from rag.retrieve import Mode, retrieve
 from rag.sampling import Sampling
 from rag.settings import load_settings
 from rag.sources import Source, find
+from rag.spans import answering, chatting, ended, retrieval, step
 from rag.split import split_document
 from rag.store.filters import parse_filter
 from rag.support import assess
@@ -88,24 +90,33 @@ class Orchestrator:
 
         `instead` are choices in the place of the collection's own, for this question alone.
         """
-        parts, timings = self.parts, Timings()
-        check_question(question, history, sampling, parts.settings)
         asked = Asked(
             question, collection, tuple(history), sampling, filter, limit, dict(instead or {})
         )
+        timings = Timings(self.parts.spans.start(*answering()))
+        yield from self.parts.metrics.watched(self._answer(asked, timings), timings)
+
+    def _answer(self, asked: Asked, timings: Timings) -> Generator[t.AnswerEvent]:
+        parts, collection, sampling = self.parts, asked.collection, asked.sampling
+        check_question(asked.question, asked.history, sampling, parts.settings)
         shelved = chosen_instead(parts.catalog.collection(self.scope, collection), asked.instead)
         generator = parts.generator_for(shelved)
         with timings.stage("condense"):
-            read, unread = recent(history, parts.settings.history_tokens, generator.count_tokens)
-            standalone, notes = condense(question, read, generator)
+            read, unread = recent(
+                asked.history, parts.settings.history_tokens, generator.count_tokens
+            )
+            standalone, notes = condense(asked.question, read, generator)
         with timings.stage("cache"):
             key, known = self._recall(asked, standalone, read, shelved)
         if known is not None:
             yield from cached(known, asked, standalone, parts, self.scope)
             return
         chosen = choices(shelved, parts.settings)
-        limit = limit or answered_from(chosen)
-        found = self._search(standalone, shelved, filter=filter, limit=limit)
+        limit = asked.limit or answered_from(chosen)
+        with ended(timings.span.child(*retrieval(collection, limit))) as span:
+            found = self._search(
+                standalone, shelved, Timings(span), filter=asked.filter, limit=limit
+            )
         timings.add(found.timings)
         yield t.Retrieved(found.hits)
         with timings.stage("pack"):
@@ -115,12 +126,13 @@ class Orchestrator:
             request = Request(standalone, context, frequencies, sampling, read, shelved, unread)
         with timings.stage("support"):
             support = assess(request, found, parts)
-        with timings.stage("generate"), parts.crowd.answering():
+        model = generator.id if support.enough else ""
+        with timings.stage("generate", model) as span, parts.crowd.answering():
             generated = generator.answer(request) if support.enough else refuse(context)
             # What may yet be taken back is not shown before it is checked.
             shown = generated.quotes is not None or chosen.citation_policy == "mark"
             links, text = Links(generated.context), ""
-            with generated.stream as pieces:
+            with chatting(span, sampling, generated.stream) as pieces:
                 for piece in links.checked(pieces):
                     text += piece
                     if shown:
@@ -159,7 +171,23 @@ class Orchestrator:
             parts.settings.answer_cache_near,
             lambda one, other: parts.same_question_for(found)(one, other),
         )
+        parts.metrics.looked_up(hit=known is not None)
         return key, known
+
+    @contextmanager
+    def continued(self, prompt: Prompt, sampling: Sampling) -> Iterator[TextStream]:
+        """What the language model says to a prompt, without retrieval.
+
+        Raises InvalidInput where no language model runs.
+        """
+        generator = self.parts.generator
+        stream = plain(generator, prompt, sampling)
+        with (
+            ended(self.parts.spans.start(*step("generate", generator.id))) as span,
+            self.parts.metrics.counted(stream),
+            chatting(span, sampling, stream) as pieces,
+        ):
+            yield pieces
 
     def search(
         self,
@@ -172,23 +200,28 @@ class Orchestrator:
         filter: Mapping[str, Any] | None = None,
     ) -> t.SearchResult:
         """The best hits, best first."""
-        found = self.parts.catalog.collection(self.scope, collection)
-        search = partial(
-            self._search, question, limit=limit, mode=mode, rerank=rerank, filter=filter
-        )
-        try:
-            return search(found)
-        except NotFound:
-            # It was migrated since, and the index of before dropped?
-            now = self.parts.catalog.collection(self.scope, collection)
-            if now.id == found.id:
-                raise
-            return search(now)
+        began, catalog = time.perf_counter(), self.parts.catalog
+        found = catalog.collection(self.scope, collection)
+        with ended(self.parts.spans.start(*retrieval(collection, limit))) as span:
+            search = partial(
+                self._search, question, limit=limit, mode=mode, rerank=rerank, filter=filter
+            )
+            try:
+                result = search(found, Timings(span))
+            except NotFound:
+                # It was migrated since, and the index of before dropped?
+                now = catalog.collection(self.scope, collection)
+                if now.id == found.id:
+                    raise
+                result = search(now, Timings(span))
+        self.parts.metrics.searched(time.perf_counter() - began, result.timings)
+        return result
 
     def _search(
         self,
         question: str,
         found: Collection,
+        timings: Timings,
         *,
         limit: int = 10,
         mode: Mode = "hybrid",
@@ -196,12 +229,12 @@ class Orchestrator:
         filter: Mapping[str, Any] | None = None,
     ) -> t.SearchResult:
         """The best hits of one index, whatever its name points at by the end."""
-        parts, timings, settings = self.parts, Timings(), self.parts.settings
+        parts, settings = self.parts, self.parts.settings
         chosen = choices(found, settings)
         check_search(question, limit, settings)
         conditions = parse_filter(filter)
         embedder = parts.embedder_for(found)
-        with timings.stage("embed"):
+        with timings.stage("embed", embedder.id if mode != "bm25" else ""):
             vector = embedder.embed_queries([question])[0] if mode != "bm25" else None
         with timings.stage("retrieve"):
             hits, cuts = retrieve(
@@ -221,7 +254,7 @@ class Orchestrator:
         candidates, dropped = len(hits), []
         reranker = parts.reranker_for(found) if rerank and chosen.rerank_limit else None
         if reranker is not None:
-            with timings.stage("rerank"):
+            with timings.stage("rerank", reranker.id):
                 depth = max(chosen.rerank_limit, limit)
                 dropped = [
                     t.Dropped(hit, f"reranking reads the best {depth}") for hit in hits[depth:]
@@ -311,6 +344,7 @@ class Orchestrator:
         found = parts.catalog.collection(scope, collection)
         parts.embedder_for(found)  # before anything is begun: it may not be there
         if same := steps.unchanged(parts, scope, found, source, content_hash):
+            parts.metrics.document(same.status)
             return same, missing(parts, scope, found, source)
         with steps.Unjournaled(parts, scope, found, source, content, on_progress) as keeper:
             report = self.build(source, content, content_hash, found, keeper)
@@ -325,22 +359,42 @@ class Orchestrator:
         keeper: steps.Keeper,
     ) -> t.DocumentReport:
         """From bytes, or a file, to a live document, from where an earlier attempt ended."""
+        timings = Timings()
+        try:
+            report = self._build(source, content, content_hash, found, keeper, timings)
+        finally:
+            self.parts.metrics.ingested(timings.seconds)
+        self.parts.metrics.document(report.status)
+        return report
+
+    def _build(
+        self,
+        source: Source,
+        content: bytes | Path,
+        content_hash: str,
+        found: Collection,
+        keeper: steps.Keeper,
+        timings: Timings,
+    ) -> t.DocumentReport:
         parts, scope = self.parts, self.scope
         resumed = steps.resume(parts, keeper)
         if resumed is None:
             keeper.progress("parse")
-            document = steps.parse(parts, source, content)
+            with timings.stage("parse"):
+                document = steps.parse(parts, source, content)
             generation = steps.open_generation(parts, keeper, document)
         else:
             generation, document = resumed
         with keeper.room(document):
             options = shelf.split_options(parts, found, source, generation)
-            split = split_document(document, **options)
+            with timings.stage("split"):
+                split = split_document(document, **options)
             total = len(split.chunks)
             rest = split.chunks[keeper.stored() :]
             with closing(steps.embed(parts, found, rest)) as embedded:
-                for chunks, vectors in embedded:
-                    steps.store(parts, scope, found, chunks, vectors)
+                for chunks, vectors in timings.each("embed", embedded):
+                    with timings.stage("store"):
+                        steps.store(parts, scope, found, chunks, vectors)
                     keeper.progress("embed", chunks[-1].index + 1, total)
             children = enclosed(source, document)
             made = steps.revision(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from rag import unfinished
 from rag.answer_cache import AnswerCache, asks_the_same
@@ -22,6 +22,7 @@ from rag.errors import ModelUnavailable
 from rag.generate import Generator, LanguageModelGenerator
 from rag.journal import Journal
 from rag.keys import Keys
+from rag.metrics import Metrics
 from rag.models.cpu import Cpu, PrecisionChoice
 from rag.models.crowd import Crowd
 from rag.models.encoders import Queueing
@@ -35,9 +36,12 @@ from rag.rerank import CrossEncoderReranker, Frequencies, LateInteractionReranke
 from rag.retrieve import LiveGenerations
 from rag.score_cache import ScoreCache
 from rag.settings import LATE_INTERACTION, NO_RERANKER, QUOTE, Settings
+from rag.spans import SILENT, Spans
 from rag.store import VectorStore
 from rag.traces import Traces
 from rag.types import Scope
+
+ModelName = Literal["embedder", "reranker", "generator"]
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Closable")
@@ -66,6 +70,8 @@ class Parts:
     _guard: threading.Lock = field(default_factory=threading.Lock, init=False)
     crowd: Crowd = field(default_factory=Crowd, init=False)  # who asks them
     answers: AnswerCache = field(init=False)
+    metrics: Metrics = field(default_factory=Metrics, init=False)
+    spans: Spans = field(default=SILENT, init=False)
 
     def __post_init__(self) -> None:
         self.answers = AnswerCache(self.settings.answer_cache)
@@ -228,6 +234,12 @@ class Parts:
         kinds = (CrossEncoderReranker, LateInteractionReranker)
         found = {id(one): one for one in tuple(self._loaded.values()) if isinstance(one, kinds)}
         return list(found.values())
+
+    def loaded_models(self) -> dict[ModelName, object]:
+        """Those that are loaded, of the configured ones."""
+        names: tuple[ModelName, ...] = ("embedder", "reranker", "generator")
+        loaded = dict(self._loaded)  # others load, or close, meanwhile
+        return {name: loaded[name] for name in names if name in loaded}
 
     def close(self) -> None:
         """Release models, files and connections."""

@@ -64,6 +64,10 @@ class Reranker(Protocol):
         """How many results are kept in memory, of all documents."""
         ...
 
+    def lookups(self) -> tuple[int, int]:
+        """(how many results were kept when they were asked for, how many were not)."""
+        ...
+
     def forget(self) -> None:
         """Keep none of them any longer."""
 
@@ -88,7 +92,7 @@ class CrossEncoderReranker:
         self.id = id
         self.revision = revision
         self.pace = pace or Pace()
-        self._model = model
+        self.model = model
         self._key = f"{id}@{revision}"
         self._cache = ScoreCache(0) if cache is None else cache  # an empty one is falsy
 
@@ -103,19 +107,23 @@ class CrossEncoderReranker:
         missing = [passage for passage, score in known.items() if score is None]
         if missing:
             with self.pace.measure(sum(_pair_bytes(question, text) for text in missing)):
-                logits = self._model.logits(question, missing).tolist()
+                logits = self.model.logits(question, missing).tolist()
             self._cache.put(self._key, question, missing, logits)
             known |= zip(missing, logits, strict=True)
         return np.array([known[passage] for passage in passages], dtype=np.float32)
 
     def bytes_read(self, question: str, passage: str) -> int:
         """Question and passage: the question is read with each passage anew."""
-        (known,) = self._cache.get(self._key, question, [passage])
-        return _pair_bytes(question, passage) if known is None else 0
+        known = self._cache.knows(self._key, question, passage)
+        return 0 if known else _pair_bytes(question, passage)
 
     def kept(self) -> int:
         """How many scores are kept."""
         return len(self._cache)
+
+    def lookups(self) -> tuple[int, int]:
+        """(scores that were kept, scores that were not)."""
+        return self._cache.hits, self._cache.misses
 
     def forget(self) -> None:
         """Keep none of them any longer."""
@@ -134,6 +142,7 @@ class LateInteractionReranker:
         self._embedder = embedder
         self._recent: OrderedDict[str, TokenVectors] = OrderedDict()
         self._recent_bytes = 0
+        self._hits = self._misses = 0
         self._guard = threading.Lock()
 
     def relevance(
@@ -154,6 +163,11 @@ class LateInteractionReranker:
         with self._guard:
             return len(self._recent)
 
+    def lookups(self) -> tuple[int, int]:
+        """(texts whose token vectors were kept, texts that had to be read)."""
+        with self._guard:
+            return self._hits, self._misses
+
     def forget(self) -> None:
         """Keep none of them any longer."""
         with self._guard:
@@ -171,7 +185,8 @@ class LateInteractionReranker:
         """The token vectors of texts. The latest are kept: support and quotes read them again."""
         with self._guard:
             known = {text: self._recent[text] for text in texts if text in self._recent}
-        missing = [text for text in dict.fromkeys(texts) if text not in known]
+            missing = [text for text in dict.fromkeys(texts) if text not in known]
+            self._hits, self._misses = self._hits + len(known), self._misses + len(missing)
         if missing:
             with self.pace.measure(sum(map(text_bytes, missing))):
                 read = self._embedder.token_vectors(missing)

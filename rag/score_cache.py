@@ -21,6 +21,7 @@ class ScoreCache:
         self.entries = entries
         self._scores: OrderedDict[bytes, float] = OrderedDict()
         self._guard = threading.Lock()
+        self.hits = self.misses = 0  # of `get`
 
     def __len__(self) -> int:
         with self._guard:
@@ -33,7 +34,16 @@ class ScoreCache:
             for key in keys:
                 if key in self._scores:
                     self._scores.move_to_end(key)
-            return [self._scores.get(key) for key in keys]
+            found = [self._scores.get(key) for key in keys]
+            known = sum(score is not None for score in found)
+            self.hits, self.misses = self.hits + known, self.misses + len(found) - known
+            return found
+
+    def knows(self, model: str, question: str, passage: str) -> bool:
+        """Whether the logit of a passage is kept."""
+        (key,) = _keys(model, question, [passage])
+        with self._guard:
+            return key in self._scores
 
     def put(
         self, model: str, question: str, passages: Sequence[str], scores: Sequence[float]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import cast
 
 from rag.errors import Cancelled, InvalidInput, RagError
-from rag.generate import plain
 from rag.orchestrator import Orchestrator
 from rag.sampling import Sampling
 from rag.types import Answer, AnswerEvent, Message
@@ -87,7 +86,7 @@ def _pieces(rag: Orchestrator, given: Given, how: Scoring) -> Generator[str]:
 
 def _continued(rag: Orchestrator, given: Given, how: Scoring) -> Iterator[str]:
     text = ""
-    with plain(rag.parts.generator, given, how.sampling) as pieces:
+    with rag.continued(given, how.sampling) as pieces:
         for piece in pieces:
             text += piece
             yield text

@@ -188,7 +188,6 @@ class Settings(BaseSettings):
     allow_open: bool = False  # without keys, listen on addresses that others reach
     requests_per_minute: int = Field(600, ge=0)  # of one key, 0: any number
     audit_kept_days: float = Field(365.0, gt=0)
-    api_key: SecretStr | None = None  # that commands send to a server
     oidc_issuer: str = ""  # an identity provider whose tokens are taken as well
     oidc_audience: str = ""
     oidc_jwks_url: str = ""  # default: what the issuer's discovery document names
@@ -196,6 +195,10 @@ class Settings(BaseSettings):
     oidc_groups_claim: str = "groups"
     oidc_role_claim: str = "role"  # read, write or admin; without it read
     warm_up: bool = True  # load the models at start, not at the first question
+    log_format: Literal["text", "json"] = "text"  # json: an object a line
+    log_level: Literal["debug", "info", "warning", "error"] = "info"  # of a service
+    otel: bool | Literal["auto"] = "auto"  # export spans; auto: where OTEL_EXPORTER_OTLP_... says
+    api_key: SecretStr = SecretStr("")  # what commands show to a server that asks for one
     client_patience: float = Field(
         60.0, ge=0
     )  # seconds that a command waits for a server gone away

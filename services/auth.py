@@ -10,13 +10,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from rag.access import ACL
 from rag.database import Database
 from rag.errors import Forbidden, InvalidInput, Overloaded, Unauthenticated
-from rag.keys import MARK, PERMITS, Keys, Permission, Role
+from rag.keys import MARK, PERMITS, Keys, Permission, Role, refused
 from rag.settings import Settings
 from rag.types import Metadata, Scope
 
@@ -72,6 +72,14 @@ class Caller:
                 f"You are no member of {foreign[0]!r:.200}.",
                 hint=f"`{ACL}` may name your own groups, or none for everybody.",
             )
+
+
+def caller_of(state: Mapping[str, Any]) -> Caller:
+    """Who sent a request, by its state. Raises Unauthenticated for one that passed no guard."""
+    caller = state.get("caller")
+    if not isinstance(caller, Caller):
+        raise refused()
+    return caller
 
 
 class Tokens(Protocol):

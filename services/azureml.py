@@ -15,8 +15,9 @@ from rag import scoring
 from rag.errors import RagError, TooLarge
 from rag.orchestrator import Orchestrator
 from rag.scoring import Given, Scoring
+from services.requests import CLIENT_GONE
 from services.schemas import Asked, CollectionName, MessageIn, SamplingIn, Text
-from services.service import CLIENT_GONE, Running
+from services.service import Running
 from services.threads import last
 
 MAX_INPUTS = 64  # in one request

@@ -10,7 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from rag.backup import pieces
 from rag.errors import RagError
-from services.service import CLIENT_GONE, Operating, Service
+from services.requests import CLIENT_GONE
+from services.service import Operating, Service
 from services.threads import Stream, first, unless_gone
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from rag.orchestrator import Orchestrator
 from rag.settings import Settings
 from services import azureml, me, openai, traces
 from services.events import EVENTS_CONTENT, EventStream, OwnWords
+from services.requests import CLIENT_GONE
 from services.schemas import AskRequest, AskResponse, SearchRequest, SearchResponse
-from services.service import CLIENT_GONE, Running, Service, build, run
+from services.service import Running, Service, build, run
 from services.threads import first, last, unless_gone
 
 router = APIRouter(prefix="/v1", tags=["chat"])

@@ -418,9 +418,6 @@ def serve(
     from services.service import serve as run
 
     settings = load_settings(data=data, profile=profile, host=host, port=port)
-    # `main` has set the level of the other commands already.
-    shown = "%(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, format=shown, force=True)
     run(create_app(settings), settings)
 
 
@@ -504,17 +501,32 @@ def mcp(data: Data = None, profile: Profile = None) -> None:
 
 
 @app.command()
-def doctor(data: Data = None, as_json: AsJson = False) -> None:
-    """What this machine can run, and why."""
+def doctor(
+    url: Annotated[
+        str | None, typer.Argument(help="With --live: the server.", show_default=False)
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask a running server instead, with RAG_API_KEY.")
+    ] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """What this machine can run, and why; or how a running server is."""
     from services.doctor import examine
+    from services.doctor_live import address, examine_live
 
-    checks = examine(load_settings(data=data))
-    if as_json:
-        print_json([asdict(check) for check in checks])
-    else:
-        for check in checks:
+    settings = load_settings(data=data)
+    if url is not None and not live:
+        raise InvalidInput("A server's address belongs to --live.", hint="rag doctor --live URL")
+    found = examine_live(address(settings, url), settings) if live else examine(settings)
+    checks = []
+    for check in found:
+        checks.append(check)
+        if not as_json:
             mark = {True: "[green]ok[/]  ", False: "[red]no[/]  ", None: "    "}[check.ok]
             out.print(f"{mark} {check.name:18} {escape(check.found)}")
+    if as_json:
+        print_json([asdict(check) for check in checks])
     if any(check.ok is False and check.needed for check in checks):
         raise typer.Exit(FAILED)
 

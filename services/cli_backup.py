@@ -27,7 +27,7 @@ from rag.restore import Restored
 from rag.restore import restore as put_back
 from rag.settings import Settings
 from services import running
-from services.client import bearer, failure
+from services.client import authorization, failure
 
 CONNECT_SECONDS = 5.0
 
@@ -58,10 +58,11 @@ def download(console: Console, settings: Settings, path: Path, server: str) -> M
     if not server.startswith(("http://", "https://")):
         raise InvalidInput(f"--server takes a URL such as http://127.0.0.1:8000, not {server!r}.")
     timeout = httpx.Timeout(CONNECT_SECONDS, read=settings.backup_lease_seconds)
+    headers = authorization(settings.api_key)
     with written_whole(path) as file:
         try:
             with (
-                httpx.Client(timeout=timeout, trust_env=False, headers=bearer(settings)) as client,
+                httpx.Client(timeout=timeout, headers=headers, trust_env=False) as client,
                 client.stream("POST", f"{server.rstrip('/')}/v1/backup") as response,
             ):
                 if response.status_code != 200:

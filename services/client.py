@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import SecretStr
 
 from rag.errors import NotFound, Overloaded, RagError, StoreUnreachable
-from rag.settings import Settings
 from services.problems import class_of
 
 PAGE = 1000
@@ -36,7 +36,7 @@ class Client:
         url: str,
         *,
         patience: float,
-        headers: Mapping[str, str] | None = None,
+        api_key: SecretStr = SecretStr(""),  # noqa: B008 - frozen
         find: Callable[[], str | None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -46,7 +46,8 @@ class Client:
         self._sleep = sleep
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         # What it talks to is on this machine: no proxy of the environment.
-        self._http = httpx.Client(timeout=timeout, trust_env=False, headers=headers)
+        headers = authorization(api_key)
+        self._http = httpx.Client(timeout=timeout, headers=headers, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -170,11 +171,10 @@ class _Away(Exception):
     """A server, or what stands before it, says that it cannot answer now."""
 
 
-def bearer(settings: Settings) -> dict[str, str]:
-    """The headers by which a server knows who asks: those of RAG_API_KEY, none without it."""
-    if settings.api_key is None:
-        return {}
-    return {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
+def authorization(api_key: SecretStr) -> dict[str, str]:
+    """The headers that show a key to a server; none where there is no key."""
+    key = api_key.get_secret_value()
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def path_of(document_id: str) -> str:

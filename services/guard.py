@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag.audit import Entry
 from rag.errors import RagError
+from services import logs
 from services.auth import Caller
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ async def _write_down(scope: Scope, status: int) -> None:
         target=scope["path"].encode("utf8", "backslashreplace").decode()[:2000],
         status=status,
         address=_address(scope),
-        request_id=str(scope["state"].get("request_id", ""))[:128],
+        request_id=logs.request_id(),
     )
     service = scope["app"].state.service
     try:

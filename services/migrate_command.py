@@ -20,7 +20,7 @@ from rag.errors import InvalidInput, NotFound, RagError, StoreUnreachable
 from rag.migrate import model_id
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
-from services.client import bearer, failure
+from services.client import authorization, failure
 from services.reach import open_or_find
 from services.schemas import MigrationOut, MigrationRequest, QueryIn
 
@@ -133,8 +133,9 @@ def _where(server: str | None, data: Path | None, profile: str | None) -> Iterat
         found = server or open_or_find(settings)
         if isinstance(found, str):
             timeout = httpx.Timeout(HTTP_SECONDS, connect=5.0)
+            headers = authorization(settings.api_key)
             with httpx.Client(
-                base_url=found, timeout=timeout, trust_env=False, headers=bearer(settings)
+                base_url=found, timeout=timeout, headers=headers, trust_env=False
             ) as client:
                 yield Through(client, bar)
         else:

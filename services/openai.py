@@ -22,8 +22,7 @@ from starlette.types import Scope
 
 from rag import types as t
 from rag.errors import InvalidInput, NotFound, RagError, TooLarge
-from rag.generate import Generator as AnswerGenerator
-from rag.generate import plain
+from rag.orchestrator import Orchestrator
 from rag.settings import LATE_INTERACTION, QUOTE
 from services import problems
 from services.events import EventStream
@@ -39,7 +38,8 @@ from services.openai_words import (
     error_object,
     usage,
 )
-from services.service import CLIENT_GONE, Running, Service
+from services.requests import CLIENT_GONE
+from services.service import Running, Service
 from services.threads import first, last, unless_gone
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def _answer(service: Service, body: ChatRequest) -> Generator[t.AnswerEvent]:
     sampling = body.sampling()
     sampling.validate(service.parts.settings.max_new_tokens)
     if body.model == PLAIN:
-        yield from _plain(service.parts.generator, (*history, asked), body)
+        yield from _plain(service.orchestrator, (*history, asked), body)
         return
     try:
         service.parts.catalog.collection(service.scope, body.model)
@@ -218,10 +218,10 @@ def _answer(service: Service, body: ChatRequest) -> Generator[t.AnswerEvent]:
 
 
 def _plain(
-    generator: AnswerGenerator, turns: tuple[t.Message, ...], body: ChatRequest
+    rag: Orchestrator, turns: tuple[t.Message, ...], body: ChatRequest
 ) -> Generator[t.AnswerEvent]:
     text = ""
-    with plain(generator, turns, body.sampling()) as pieces:
+    with rag.continued(turns, body.sampling()) as pieces:
         for piece in pieces:
             text += piece
             yield t.TextPiece(piece)
@@ -231,7 +231,7 @@ def _plain(
         abstained=False,
         question=turns[-1].content,
         hits=(),
-        models={"generator": generator.id},
+        models={"generator": rag.parts.generator.id},
         timings={},
         usage=pieces.usage,
         trace_id="",

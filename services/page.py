@@ -1,4 +1,4 @@
-"""The page at `/`: chat, documents, traces. Built from `services/ui`, needs nothing of elsewhere."""
+"""The page at `/`: chat, documents, traces. Built from `services/ui`, it loads nothing else."""
 
 from pathlib import Path
 
@@ -8,18 +8,20 @@ from starlette.responses import FileResponse, Response
 
 FOLDER = Path(__file__).parent / "ui" / "dist"
 # Its own scripts and styles, and its own API: nothing inline, nothing from elsewhere, no frames.
-POLICY = "; ".join((
-    "default-src 'none'",
-    "script-src 'self'",
-    "style-src 'self'",
-    "img-src 'self' data:",
-    "connect-src 'self'",
-    "base-uri 'none'",
-    "form-action 'none'",
-    "frame-ancestors 'none'",
-    "require-trusted-types-for 'script'",
-    "trusted-types dompurify ragstone",
-))
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify ragstone",
+    )
+)
 NAMED_BY_CONTENT = "public, max-age=31536000, immutable"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from rag import errors as e
+from services import logs
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,10 @@ SCHEMA: dict[str, Any] = {
         "detail": {"type": "string", "description": "What is wrong."},
         "hint": {"type": "string", "description": "What to do about it."},
         "instance": {"type": "string", "description": "The path that was asked for."},
+        "request_id": {
+            "type": "string",
+            "description": "Names the request in the log; also the header X-Request-ID.",
+        },
         "errors": {
             "type": "array",
             "description": "What is wrong with which field.",
@@ -213,6 +218,7 @@ def respond_http(
 
 
 def _object(kind: Kind, detail: str, hint: str, instance: str) -> dict[str, Any]:
+    request_id = logs.request_id()
     return {
         "type": kind.type,
         "title": kind.title,
@@ -220,6 +226,7 @@ def _object(kind: Kind, detail: str, hint: str, instance: str) -> dict[str, Any]
         "detail": detail,
         "hint": hint,
         "instance": instance,
+        **({"request_id": request_id} if request_id else {}),
     }
 
 

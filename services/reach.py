@@ -21,7 +21,7 @@ from rag.sampling import Sampling
 from rag.settings import Settings
 from rag.types import Answer, Scope
 from services import running
-from services.client import Client, bearer, path_of
+from services.client import Client, path_of
 from services.events import EVENTS, AnswerWire, wire
 from services.schemas import (
     AskResponse,
@@ -98,7 +98,7 @@ def open_or_find(settings: Settings) -> Orchestrator | str:
 def client_of(url: str, settings: Settings) -> Client:
     """A client of the server that has the data folder open."""
     find_again = partial(running.find, settings.data)
-    return Client(url, patience=settings.client_patience, headers=bearer(settings), find=find_again)
+    return Client(url, patience=settings.client_patience, api_key=settings.api_key, find=find_again)
 
 
 @contextmanager

@@ -1,15 +1,14 @@
 """What every service is made of: one lifespan, limits, problems, health."""
 
-import logging
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import uvicorn
@@ -18,25 +17,30 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
+from rag import revisions
 from rag.audit import Audit
 from rag.errors import RagError
 from rag.jobs import Ingestor
 from rag.keys import Permission, refused
 from rag.migrating import Migrator
 from rag.orchestrator import Orchestrator
-from rag.parts import Parts, open_parts
+from rag.otel import open_spans
+from rag.parts import ModelName, Parts, open_parts
 from rag.settings import Settings, load_settings
+from rag.spans import SILENT, Spans
 from rag.types import Scope
-from services import mcp_server, problems, running
-from services.auth import Caller, Gate, check_start, tokens_of
+from services import logs, mcp_server, metrics, problems, running
+from services.auth import Caller, Gate, caller_of, check_start, tokens_of
 from services.guard import Guard, Refuse
 from services.headers import SecurityHeaders
 from services.limits import JSON_BYTES, BodyLimit, body_limit
 from services.pauses import shorten_pauses
+from services.requests import Observed, RequestMetrics
 from services.schemas import Wire
 from services.threads import Pool
-from services.warmup import ALL_MODELS, ModelName, WarmUp
+from services.warmup import ALL_MODELS, WarmUp
 
 VERSION = version("ragstone")  # reads files: once
 CALL_THREADS = 16  # searches and lists that run at once
@@ -45,10 +49,9 @@ FETCH_THREADS = 4  # requests whose documents are fetched from URLs at once
 FETCHES_WAITING = 16
 DOOR_THREADS = 4  # callers whose keys are looked up at once
 DOORS_WAITING = 1024
-CLIENT_GONE = 499  # nginx's status for it; nobody reads it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Service:
     """What the routes work with; built by the lifespan, and narrowed to the caller of a request."""
 
@@ -60,11 +63,18 @@ class Service:
     fetches: Pool
     probes: Pool
     backups: Pool
+    scrapes: Pool
     ingestor: Ingestor
     migrator: Migrator
     warm_up: WarmUp | None
     nonce: str  # tells this run of the service from others
+    requests: RequestMetrics
     caller: Caller | None = None
+
+    @cached_property
+    def measured(self) -> metrics.Measured:
+        """What `/metrics` shows."""
+        return metrics.Measured(self)
 
     @property
     def parts(self) -> Parts:
@@ -99,14 +109,6 @@ async def service_of(request: Request) -> Service:
     """The running service, for what tells nothing of anybody's data."""
     service: Service = request.app.state.service
     return service
-
-
-def caller_of(state: Mapping[str, Any]) -> Caller:
-    """Who sent a request, by its state. Raises Unauthenticated for one that passed no guard."""
-    caller = state.get("caller")
-    if not isinstance(caller, Caller):
-        raise refused()
-    return caller
 
 
 # What it reads was read by the guard; here it tells the readers of /docs and /openapi.json.
@@ -148,6 +150,14 @@ Administering = Annotated[Service, Depends(needs("admin", writes=True))]
 Operating = Annotated[Service, Depends(needs("operate", writes=True))]
 
 
+class Application(FastAPI):
+    """FastAPI inside of what sees every request, those that fail included."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Middleware that is added in the usual way does not see what becomes of an error."""
+        return Observed(super().build_middleware_stack(), self.state.requests)
+
+
 def build(
     title: str,
     routers: Iterable[APIRouter],
@@ -170,7 +180,7 @@ def build(
     if orchestrator is not None:
         settings = orchestrator.parts.settings
     settings = settings or load_settings()
-    app = FastAPI(
+    app = Application(
         title=title,
         version=VERSION,
         lifespan=partial(
@@ -180,11 +190,15 @@ def build(
             models=models,
             ingests=ingests,
             agents=agents,
+            spans=open_spans(settings.otel),
         ),
+        # Its own spans would hold paths and queries. Versions that have none take no notice.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses=problems.RESPONSES,
         redirect_slashes=False,
         redoc_url=None,
     )
+    app.state.requests = RequestMetrics()
     # The last one is the outermost.
     app.add_middleware(BodyLimit, limit=body_limit(settings))
     app.add_middleware(Guard, refuse=refuse)
@@ -198,17 +212,17 @@ def build(
         )
     app.add_middleware(SecurityHeaders, tls=settings.tls_certificate is not None)
     problems.install(app)
-    for router in (*routers, health):
+    for router in (*routers, health, metrics.router):
         app.include_router(router)
     return app
 
 
 def run(create: Callable[[Settings], FastAPI]) -> None:
     """Serve an application with the settings of the environment until told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings()
-        serve(create(settings), settings)
+        app = create(settings)
+        serve(app, settings)
     except RagError as error:
         sys.exit(str(error))
 
@@ -219,6 +233,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
     Raises InvalidInput where everybody on a network would be let in.
     """
     check_start(settings)
+    logs.configure(settings)
     password = settings.tls_key_password
     config = uvicorn.Config(
         app,
@@ -230,6 +245,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
         ssl_keyfile_password=password.get_secret_value() if password else None,
         forwarded_allow_ips=settings.forwarded_allow_ips,
         server_header=False,
+        log_config=None,
+        access_log=False,  # `Observed` writes one, without queries
     )
     server = Server(config, app)
     shorten_pauses()
@@ -278,8 +295,11 @@ async def _lifespan(
     models: Sequence[ModelName],
     ingests: bool,
     agents: bool,
+    spans: Spans,
 ) -> AsyncIterator[None]:
     orchestrator = given if given is not None else await to_thread.run_sync(_open, settings)
+    if spans is not SILENT:
+        orchestrator.parts.spans = spans
     ingestor, migrator = Ingestor(orchestrator), Migrator(orchestrator.parts)
     warm_up = WarmUp(orchestrator.parts, models) if settings.warm_up else None
     answers = Pool(settings.max_answers, waiting=settings.answers_waiting)
@@ -296,10 +316,12 @@ async def _lifespan(
         fetches=fetches,
         probes=Pool(2, waiting=16),
         backups=backups,
+        scrapes=Pool(1, waiting=8),
         ingestor=ingestor,
         migrator=migrator,
         warm_up=warm_up,
         nonce=uuid4().hex,
+        requests=app.state.requests,
     )
     if ingests:
         await to_thread.run_sync(ingestor.start)
@@ -322,6 +344,9 @@ async def _lifespan(
         await backups.drain()
         if given is None:
             await to_thread.run_sync(orchestrator.parts.close)
+        elif spans is not SILENT:
+            orchestrator.parts.spans = SILENT
+        await to_thread.run_sync(spans.close)
 
 
 @asynccontextmanager
@@ -387,6 +412,7 @@ def _checks(service: Service) -> dict[str, str]:
     parts = service.parts
     checks = {
         "catalog": _check(lambda: parts.catalog.collections(service.scope)),
+        "migrations": _check_revision(parts),
         "store": _check(parts.store.ping),
         "disk": _check_disk(parts.settings),
     }
@@ -401,6 +427,16 @@ def _check(call: Callable[[], object]) -> str:
     except RagError as error:
         return str(error)
     return "ok"
+
+
+def _check_revision(parts: Parts) -> str:
+    try:
+        found = parts.database.revision()
+    except RagError as error:
+        return str(error)
+    if found == (newest := revisions.newest()):
+        return "ok"
+    return f"the catalog's tables are at revision {found}, this version needs {newest}: restart it"
 
 
 def _check_disk(settings: Settings) -> str:

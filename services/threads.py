@@ -36,8 +36,9 @@ class Pool:
         self, running: int, *, waiting: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._turns = asyncio.Semaphore(running)
-        self._running = running
-        self._most = running + waiting
+        self._at_once = running
+        self.most = running + waiting
+        self.running = 0  # calls whose turn it is
         self._inside = 0
         self._clock = clock
         self._mean_seconds: float | None = None
@@ -55,8 +56,8 @@ class Pool:
         """
         if self._mean_seconds is None:
             return 1.0
-        ahead = max(0, self._inside - self._running) + 1
-        return ahead * self._mean_seconds / self._running
+        ahead = max(0, self._inside - self._at_once) + 1
+        return ahead * self._mean_seconds / self._at_once
 
     async def run(self, call: Callable[[], T]) -> T:
         """What the call returns or raises. Cancelled, it waits for the thread all the same."""
@@ -89,12 +90,12 @@ class Pool:
 
     async def drain(self) -> None:
         """Wait until nothing runs any more, and let nothing run again."""
-        for _ in range(self._running):
+        for _ in range(self._at_once):
             await self._turns.acquire()
 
     def enter(self) -> None:
         """Take a place. Raises Overloaded."""
-        if self._inside >= self._most:
+        if self._inside >= self.most:
             raise Overloaded(
                 f"{self._inside} requests are being worked on already.",
                 retry_after=self.retry_after,
@@ -109,10 +110,12 @@ class Pool:
     async def begin(self) -> float:
         """Wait for one's turn, in the order of those who wait. Returns when it began."""
         await self._turns.acquire()
+        self.running += 1
         return self._clock()
 
     def end(self, began: float) -> None:
         """Give the turn to the next, and learn how long it took."""
+        self.running -= 1
         seconds = self._clock() - began
         if self._mean_seconds is None:
             self._mean_seconds = seconds

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from rag.replay import replay
 from rag.trace import Feedback
 from rag.types import Answer, AnswerEvent
+from services.requests import CLIENT_GONE
 from services.schemas import AskResponse, CollectionName
-from services.service import CLIENT_GONE, Noting, Running, Service, Writing
+from services.service import Noting, Running, Service, Writing
 from services.threads import last
 from services.trace_words import (
     FeedbackOut,

@@ -4,16 +4,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from rag.errors import RagError
-from rag.parts import Parts
+from rag.parts import ModelName, Parts
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
 
-ModelName = Literal["embedder", "reranker", "generator"]
 ALL_MODELS: tuple[ModelName, ...] = ("embedder", "reranker", "generator")
 
 

@@ -31,7 +31,6 @@ ELSEWHERE = {
     "RAG_TLS_CERTIFICATE",
     "RAG_TLS_KEY",
     "RAG_TLS_KEY_PASSWORD",
-    "RAG_API_KEY",
 }
 
 each_of_ours = pytest.mark.parametrize("name", OURS)

@@ -22,7 +22,7 @@ import rag
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("rag", "services", "eval")
-RUNNING_EXTRAS = ("postgres", "s3", "ocr", "eval", "mteb")
+RUNNING_EXTRAS = ("postgres", "s3", "ocr", "otel", "eval", "mteb")
 USERS_OWN = {"ir_datasets", "ranx"}  # used where a user has them
 
 
@@ -37,6 +37,8 @@ def test_the_wheel_runs_the_demo(tmp_path):
     packages = environment / "lib" / version / "site-packages"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*install, "--target", str(packages), str(wheel)], check=True, cwd=tmp_path)
+    for name in ("grafana.json", "alerts.yml"):
+        assert (packages / "services" / "observability" / name).is_file()
     # A path in a .pth file is searched last, and .pth files in it, such as the clone's own, are not
     # read.
     (packages / "needs.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")

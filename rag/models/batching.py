@@ -46,7 +46,8 @@ class BatchStats:
 
     `tokens` are those of the items, `padded_tokens` those that the model was run on; `wait_seconds`
     and `busy_seconds` are sums over rows and over batches. `dropped` rows were cancelled, or their
-    request had failed, before they were computed.
+    request had failed, before they were computed. A batch has at most `batch_tokens`, padding
+    included.
     """
 
     batches: int = 0
@@ -58,6 +59,7 @@ class BatchStats:
     wait_seconds: float = 0.0
     busy_seconds: float = 0.0
     workers: int = 1
+    batch_tokens: int = 0
 
     def busy_since(self, before: "BatchStats", seconds: float) -> float:
         """The share of the last `seconds`, since `before` was told, that the workers computed."""
@@ -217,7 +219,7 @@ class Batcher(Generic[Item, Result]):
             batch_tokens=batch_tokens, bulk_seconds=bulk_seconds, pass_tokens=pass_tokens
         )
         self._changed = threading.Condition()
-        self._stats = BatchStats(workers=workers)
+        self._stats = BatchStats(workers=workers, batch_tokens=batch_tokens)
         self._closing = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name} {number}", daemon=True)

@@ -36,6 +36,7 @@ from rag.models.cpu import Cpu, Precision, PrecisionChoice
 from rag.models.crowd import Crowd
 from rag.models.lm import (
     SAMPLING_DEFAULTS,
+    Load,
     Prompt,
     answer_tokens,
     first_set,
@@ -261,6 +262,11 @@ class OpenVINOCausalLM:
         """Wait for the requests in flight and let the generating thread go."""
         self._engine.close()
 
+    @property
+    def load(self) -> Load:
+        """Requests now."""
+        return self._engine.load
+
     def count_tokens(self, text: str) -> int:
         """The tokens of `text`, no special ones added."""
         return len(self._encode(text, special=False))
@@ -434,6 +440,13 @@ class _Engine:
         with self._lock:
             self._closed = True
         self._thread.shutdown()
+
+    @property
+    def load(self) -> Load:
+        """Requests now."""
+        with self._lock:
+            waiting = sum(not request.future.cancelled() for request in self._waiting)
+            return Load(len(self._running) + len(self._starting), waiting)
 
     def _start_what_fits(self) -> None:
         """Reserve blocks for the first of those who wait, as long as they fit. With the lock."""

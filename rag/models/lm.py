@@ -1,6 +1,6 @@
 """What every engine of causal LMs agrees on: whose settings win, and how long an answer may be."""
 
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rag.errors import InvalidInput
 from rag.sampling import Sampling
@@ -21,6 +21,13 @@ SAMPLING_DEFAULTS: dict[str, Any] = {
     "top_k": 50,
     "top_p": 1.0,
 }
+
+
+class Load(NamedTuple):
+    """How many requests a model is at work on, and how many wait for their turn."""
+
+    running: int
+    waiting: int
 
 
 def first_set(*values: _T | None) -> _T | None:

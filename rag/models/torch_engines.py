@@ -108,6 +108,11 @@ class Places:
         self._last_end = 0.0
         self._seconds = 1.0
 
+    @property
+    def there(self) -> int:
+        """How many are taken."""
+        return self._there
+
     def enter(self) -> float:
         """Take a place, which `leave` gives back. Raises `Overloaded`."""
         with self._lock:

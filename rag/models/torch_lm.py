@@ -13,7 +13,7 @@ from transformers import (
 
 from rag.errors import InvalidInput
 from rag.models.chat import END_MARKS, render_chat, write_form
-from rag.models.lm import Prompt, answer_tokens
+from rag.models.lm import Load, Prompt, answer_tokens
 from rag.models.load import ModelFiles
 from rag.models.presets import PromptForm, prompt_form
 from rag.models.stream import Generation, TokenStream
@@ -81,6 +81,13 @@ class TorchCausalLM:
     def close(self) -> None:
         """Wait for the requests that are there, let the generating thread and the memory go."""
         self._engine.close()
+
+    @property
+    def load(self) -> Load:
+        """Requests now."""
+        there = self._places.there
+        running = min(there, self._engine.slots)
+        return Load(running, there - running)
 
     def count_tokens(self, text: str) -> int:
         """The tokens of `text`, no special ones added."""

@@ -140,6 +140,26 @@ def test_a_job_of_which_nothing_is_done_failed_if_anything_did(journal):
     assert journal.cancel(MINE, other).state == "cancelled"
 
 
+def test_states_are_counted_over_all_tenants(journal, catalog):
+    yours = Scope("yours")
+    catalog.create_collection(yours, "docs", {"dim": 4})
+    accept(journal, "a", "b", "c", "d")
+    accepted, _ = journal.receive(yours, "docs", arrivals("a"), most_waiting=100)
+    journal.accept(accepted)
+    receive(journal, "e")
+    flip(journal, claim(journal))
+    journal.fail(claim(journal), MalformedDocument("No."))
+    claim(journal)
+    assert journal.states() == {
+        "receiving": 1,
+        "queued": 2,
+        "running": 1,
+        "done": 1,
+        "failed": 1,
+        "cancelled": 0,
+    }
+
+
 def test_an_interrupted_task_goes_on_where_it_was(journal, others, catalog):
     accept(journal, "a")
     task = journal.open_generation(claim(journal), text_hash="t", parsed_hash="p")

@@ -32,6 +32,16 @@ def test_the_least_recently_used_goes_first():
     assert cache.get("m", "q", ["a", "b", "c"]) == [1.0, None, 3.0]
 
 
+def test_lookups_are_counted_and_asking_whether_is_none():
+    cache = ScoreCache(10)
+    cache.put("m", "q", ["a", "b"], [1.0, 2.0])
+    cache.get("m", "q", ["a", "b", "c"])
+    assert (cache.hits, cache.misses) == (2, 1)
+    assert cache.knows("m", "q", "a")
+    assert not cache.knows("m", "q", "c")
+    assert (cache.hits, cache.misses) == (2, 1)
+
+
 def test_model_question_and_passage_all_tell_scores_apart():
     cache = ScoreCache(10)
     cache.put("m", "ab", ["c"], [1.0])

@@ -1,6 +1,7 @@
 """The application served for tests, and what its answers look like."""
 
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts, open_parts
 from rag.types import Scope
+from services import logs
 from services.app import create_app
 from services.service import Server
 
@@ -65,7 +67,8 @@ def server(orchestrator: Orchestrator) -> Iterator[httpx.Client]:
 @contextmanager
 def running(app: FastAPI) -> Iterator[httpx.Client]:
     """An application behind a real server on a port of the loopback interface."""
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
+    quiet = {"log_config": None, "access_log": False}  # as `serve` has it
+    config = uvicorn.Config(app, timeout_graceful_shutdown=10, **quiet)
     server = Server(config, app)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # The socket listens already: what connects before the server is up waits for it.
@@ -120,3 +123,16 @@ def reopened(parts: Parts, data: Path) -> Iterator[Parts]:
         yield replace(opened, _loaded=dict(parts._loaded))
     finally:
         opened.close()
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    """The logging of the process is as before after the block."""
+    root, loggers = logging.getLogger(), [logging.getLogger(name) for name in logs.OWN_LOGGERS]
+    handlers, levels = root.handlers[:], [one.level for one in (root, *loggers)]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        for logger, level in zip((root, *loggers), levels, strict=True):
+            logger.setLevel(level)

@@ -94,7 +94,7 @@ def test_a_long_upload_is_refused_before_it_is_read(client, made):
         ("read", {"search"}),
         ("write", {"search", "upload", "delete"}),
         ("admin", {"search", "upload", "delete", "collection"}),
-        ("operator", {"backup"}),
+        ("operator", {"backup", "metrics"}),
     ],
 )
 def test_each_role_permits_its_own(client, made, role, permitted):
@@ -106,6 +106,7 @@ def test_each_role_permits_its_own(client, made, role, permitted):
         "delete": ("DELETE", "/v1/documents/bell-rock", None),
         "collection": ("POST", "/v1/collections", {"name": "another"}),
         "backup": ("POST", "/v1/backup", None),
+        "metrics": ("GET", "/metrics", None),
     }
     for name, (method, path, body) in calls.items():
         answer = client.request(method, path, json=body, headers=headers)
@@ -130,7 +131,8 @@ def test_every_route_says_what_it_needs(client):
 
     look(client.app.routes)
     assert {"ask", "search", "delete_document", "backup", "chat_completions"} <= seen
-    assert open_to_all == {"/healthz", "/readyz"}
+    # `/metrics` asks for its permission itself; the page and its files say nothing of anybody.
+    assert open_to_all == {"/healthz", "/readyz", "/metrics", "/", "/assets/{name}"}
 
 
 def test_a_key_reaches_its_collections_alone(client, made):

@@ -85,7 +85,7 @@ def test_half_a_surrogate_in_a_message_can_be_sent():
 
 def test_what_http_itself_refuses(client):
     is_problem(client.get("/v1/nothing"), 404, "about:blank")
-    is_problem(client.get("/"), 404, "about:blank")
+    is_problem(client.get("/nothing"), 404, "about:blank")
     is_problem(client.post("/v1/ask/"), 404, "about:blank")
     response = client.get("/v1/ask")
     is_problem(response, 405, "about:blank")

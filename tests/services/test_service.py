@@ -3,8 +3,10 @@
 from importlib.metadata import version
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from rag import revisions
 from rag.errors import DataFolderBusy, StoreUnreachable
 from services import app, chat, ingestion
 from services import service as services
@@ -16,7 +18,8 @@ def test_health(client):
     assert len(found.pop("nonce")) == 32
     assert found == {"status": "ok", "version": version("ragstone")}
     ready = client.get("/readyz").json()
-    assert ready == {"status": "ok", "checks": {"catalog": "ok", "store": "ok", "disk": "ok"}}
+    checks = dict.fromkeys(("catalog", "migrations", "store", "disk"), "ok")
+    assert ready == {"status": "ok", "checks": checks}
 
 
 def test_not_ready_says_what_is_missing(client, parts, monkeypatch):
@@ -28,6 +31,19 @@ def test_not_ready_says_what_is_missing(client, parts, monkeypatch):
     assert found["checks"]["store"] == "Qdrant does not answer. Start it."
     assert found["checks"]["catalog"] == "ok"
     assert client.get("/healthz").status_code == 200
+
+
+def test_not_ready_with_tables_of_another_version(own_parts):
+    """As when a newer version was started on the same database, and an older one still runs."""
+    with own_parts.database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with serving(own_parts) as client:
+        found = is_problem(client.get("/readyz"), 503, "about:blank")
+    newest = revisions.newest()
+    assert found["checks"]["migrations"] == (
+        f"the catalog's tables are at revision 9999, this version needs {newest}: restart it"
+    )
+    assert found["checks"]["catalog"] == "ok"
 
 
 def test_an_application_opens_its_folder_and_lets_it_go(parts, tmp_path):
@@ -63,6 +79,7 @@ def test_wrong_settings_end_the_process_with_a_sentence(monkeypatch):
 
 def test_serving_uses_the_configured_address(monkeypatch):
     seen = {}
+    monkeypatch.setattr(services.logs, "configure", lambda _: None)  # the tests' own stays
     monkeypatch.setenv("RAG_PORT", "8123")
     monkeypatch.setattr(services.Server, "run", lambda server: seen.update(vars(server.config)))
     with pytest.raises(SystemExit, match="3"):  # a server that did not start

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextvars import ContextVar
 
 import pytest
 
@@ -230,6 +231,36 @@ def test_every_step_of_a_stream_is_the_same_work():
             assert {id(work) async for work in events} == {id(events.work)}
 
     asyncio.run(read())
+
+
+def test_context_variables_of_the_request_are_there_in_each_step():
+    """What a line of the log is told by, whichever thread a step runs in, closing included."""
+    request: ContextVar[str] = ContextVar("request", default="nobody's")
+    seen = []
+
+    def made():
+        try:
+            for _ in range(3):
+                seen.append(request.get())
+                yield
+        finally:
+            seen.append(request.get())
+
+    async def asked(name: str, pool: Pool) -> None:
+        request.set(name)
+        assert await pool.run(request.get) == name
+        async with pool.stream(made) as events:
+            await anext(events)
+            await anext(events)
+
+    async def both() -> None:
+        pool = Pool(1, waiting=1)
+        for name in ("one", "other"):
+            await asyncio.create_task(asked(name, pool))
+        assert (pool.running, pool.inside) == (0, 0)
+
+    asyncio.run(both())
+    assert seen == ["one"] * 3 + ["other"] * 3
 
 
 def test_what_the_generator_raises_comes_out_and_gives_the_place_back():

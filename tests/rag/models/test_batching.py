@@ -369,6 +369,7 @@ def test_many_threads_get_their_own_results_and_nothing_is_computed_twice(worker
     assert stats.batches <= stats.rows
     assert stats.padded_tokens >= stats.tokens
     assert (stats.waiting, stats.dropped) == (0, 0)
+    assert stats.batch_tokens == 512
 
 
 def test_questions_overtake_what_is_being_ingested(batcher, model):

@@ -322,7 +322,9 @@ def test_too_many_waiting_requests_are_refused_until_one_has_left(lm, monkeypatc
     with pytest.raises(Overloaded, match=r"1 requests to .* wait already") as refused:
         lm.stream(PROMPT, GREEDY)
     assert refused.value.retry_after >= 1
+    assert lm.load == (1, 1)
     second.close()
+    assert lm.load == (1, 0)
     third = lm.stream(PROMPT, GREEDY)
     held.release.set()
     assert text(third) == text(first)

@@ -618,6 +618,7 @@ def test_more_than_may_wait_are_refused_until_a_place_is_free(tiny, continuous, 
     with pytest.raises(Overloaded, match=f"{running + 1} answers") as refused:
         lm.stream(PROMPT, GREEDY)
     assert 1 <= refused.value.retry_after <= 60
+    assert lm.load == (running, 1)
     release.set()
     texts = {"".join(stream) for stream in streams}
     for stream in streams:
