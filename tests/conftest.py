@@ -10,11 +10,22 @@ from rag import collection as shelf
 from rag.demo import documents
 from rag.orchestrator import Orchestrator
 from tests import postgres as servers
+from tests import secrets_watch
+
+WATCH = secrets_watch.begin()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Converted models outlive a run, and do not end up among the user's own."""
     os.environ["RAG_CACHE"] = str(config.cache.mkdir("models"))
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_logged() -> Iterator[None]:
+    """By whatever a test makes the program do."""
+    WATCH.found.clear()
+    yield
+    assert WATCH.found == []
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ def own_parts(tmp_path, parts) -> Iterator[Parts]:
     for name in ("embedder", "reranker", "generator", "late interaction"):
         getattr(parts, name.replace(" ", "_"))  # load what is not loaded yet
         opened._loaded[name] = parts._loaded[name]
+    assert opened.parsers  # as above
     yield opened
     opened.close()
 

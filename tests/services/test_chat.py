@@ -53,7 +53,7 @@ def test_ask_quotes_what_the_document_says(client, lighthouses):
     }  # fmt: skip
     assert set(answer) == {
         "answer", "citations", "abstained", "models", "timings", "usage", "trace_id", "cuts",
-        "notes", "hits",
+        "notes", "sentences", "hits",
     }  # fmt: skip
     assert answer["models"]["generator"] == "quote"
     assert answer["usage"] == {"prompt_tokens": 0, "completion_tokens": 0}

@@ -83,7 +83,7 @@ def test_there_and_back_and_dropped(docs, own_parts, tiny):
 
 def test_wrong_requests_are_refused_at_once(docs, tiny):
     is_problem(docs.post(ROUTE, json={"to": MINILM}), 409, "/problems/conflict")
-    is_problem(docs.post(ROUTE, json={"to": "/no/model"}), 503, "/problems/model-unavailable")
+    is_problem(docs.post(ROUTE, json={"to": "/no/model"}), 422, "/problems/invalid-input")
     is_problem(docs.post(ROUTE, json={"to": tiny, "task": "x"}), 422, "/problems/invalid-input")
     is_problem(docs.post(ROUTE, json={"to": tiny, "most_loss": 2}), 422, "/problems/invalid-input")
     is_problem(docs.post(f"{ROUTE}/flip"), 404, "/problems/not-found")
