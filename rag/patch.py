@@ -34,16 +34,18 @@ def change(
 ) -> DocumentRecord:
     """Apply an RFC 7396 merge patch to title and metadata: null removes, what is left out stays.
 
-    A title that is removed is again the one that was found in the document. Raises NotFound,
+    A title that is removed is again the one that was found in the document. Who may see a document
+    may see what is attached to it: a changed `acl` is given to that as well. Raises NotFound,
     InvalidInput, TooLarge, and Conflict while a newer version of the document is being ingested.
     """
     check_id(document_id)
     _check(merge)
-    changed = _write_down(parts, scope, collection, document_id, merge)
-    try:
-        paint(parts, scope, collection, document_id)
-    except RagError as error:
-        log.warning("the points of %r do not show its patch yet: %s", document_id, error)
+    changed, attached = _write_down(parts, scope, collection, document_id, merge)
+    for painted in (document_id, *attached):
+        try:
+            paint(parts, scope, collection, painted)
+        except RagError as error:
+            log.warning("the points of %r do not show its patch yet: %s", painted, error)
     return changed
 
 
@@ -126,33 +128,67 @@ def as_patched(
 
 def _write_down(
     parts: Parts, scope: Scope, collection: str, document_id: str, merge: Mapping[str, Any]
-) -> DocumentRecord:
+) -> tuple[DocumentRecord, list[str]]:
+    """(the document as it is now, ids of those attached to it whose `acl` was changed with it)."""
+    attached: list[str] = []
     with parts.database.write() as connection:
         found = parts.catalog.locked(connection, scope, collection)
         record = parts.catalog.document(scope, collection, document_id, within=connection)
         _check_settled(connection, found, document_id)
         title, metadata = _merged(parts, record, merge)
         if (title, metadata) == (record.title, dict(record.metadata)):
-            return record
+            return record, []
         check_metadata(metadata, parts.settings.max_metadata_bytes)
-        connection.execute(
-            documents.update()
-            .where(documents.c.collection_id == found.id, documents.c.document_id == document_id)
-            .values(
-                title=title,
-                metadata=metadata,
-                acl=access.packed(metadata),
-                renamed=record.renamed or title != record.title,
-                patches=documents.c.patches + 1,
-                updated_at=datetime.now(UTC),
-            )
-        )
+        renamed = record.renamed or title != record.title
+        _set(connection, found, document_id, metadata, title=title, renamed=renamed)
+        if access.packed(metadata) != access.packed(record.metadata):
+            attached = _give_attached(parts, connection, found, document_id, metadata)
         connection.execute(
             collections.update()
             .where(collections.c.id == found.id)
             .values(version=collections.c.version + 1)
         )
-        return parts.catalog.document(scope, collection, document_id, within=connection)
+        changed = parts.catalog.document(Scope(found.tenant), found, document_id, within=connection)
+        return changed, attached
+
+
+def _give_attached(
+    parts: Parts,
+    connection: sa.Connection,
+    found: Collection,
+    document_id: str,
+    metadata: Mapping[str, Any],
+) -> list[str]:
+    """Give what is attached to a document its `acl`. Returns the ids."""
+    everything = Scope(found.tenant)
+    ids = sorted(parts.catalog.descendants(everything, found, {document_id}, within=connection))
+    records = parts.catalog.records(connection, everything, found, ids)
+    for record in records:
+        own = {key: value for key, value in record.metadata.items() if key != access.ACL}
+        if access.ACL in metadata:
+            own[access.ACL] = metadata[access.ACL]
+        _set(connection, found, record.id, own)
+    return [record.id for record in records]
+
+
+def _set(
+    connection: sa.Connection,
+    found: Collection,
+    document_id: str,
+    metadata: Mapping[str, Any],
+    **more: object,
+) -> None:
+    connection.execute(
+        documents.update()
+        .where(documents.c.collection_id == found.id, documents.c.document_id == document_id)
+        .values(
+            metadata=dict(metadata),
+            acl=access.packed(metadata),
+            patches=documents.c.patches + 1,
+            updated_at=datetime.now(UTC),
+            **more,
+        )
+    )
 
 
 def _merged(

@@ -177,7 +177,14 @@ class Gate:
 
 
 def check_start(settings: Settings) -> None:
-    """Raise InvalidInput where a server without keys would listen for others than this machine."""
+    """Raise InvalidInput where a server without keys would listen for others than this machine, or
+    cannot read its certificate.
+    """
+    for path in (settings.tls_certificate, settings.tls_key):
+        if path is not None and not path.is_file():
+            raise InvalidInput(
+                f"There is no file {path}.", hint="Check RAG_TLS_CERTIFICATE and RAG_TLS_KEY."
+            )
     if settings.allow_open or settings.oidc_issuer or is_loopback(settings.host):
         return
     database = Database.open(settings.catalog_url)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -80,6 +81,7 @@ def create(
             expires_at=datetime.now(UTC) + timedelta(days=days) if days else None,
             per_minute=per_minute,
         )
+        _write_down(database, key, "keys create")
     if as_json:
         print_json({**_shown(key), "key": text})
         return
@@ -118,6 +120,7 @@ def revoke(
     """End a key, effective with the next request."""
     with _database(load_settings(data=data)) as database:
         key = Keys(database).revoke(prefix)
+        _write_down(database, key, "keys revoke")
     out.print(f"{key.prefix} ({escape(key.name)}) is revoked")
 
 
@@ -137,6 +140,21 @@ def audit(
     for entry in entries:
         table.add_row(*_cells(entry))
     out.print(table)
+
+
+def _write_down(database: Database, key: Key, action: str) -> None:
+    """What gives access, or takes it, is in the audit log like all that is written over HTTP."""
+    entry = Entry(
+        at=datetime.now(UTC),
+        tenant=key.tenant,
+        caller=f"shell:{getuser()}"[:200],
+        action=action,
+        target=f"{key.prefix} ({key.name}, {key.role})",
+        status=200,
+        address="",
+        request_id="",
+    )
+    Audit(database).write(entry)
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from rag.errors import NotFound
 from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.sources import Source
-from rag.types import Attachment, Document
+from rag.types import Attachment, Document, Scope
 from rag.work import Priority, Work
 
 LAMP, HORN = "The lamp of Bell Rock burns rape oil.", "The horn sounds twice a minute in fog."
@@ -311,4 +311,25 @@ def test_fsck_finds_an_attachment_whose_mail_is_gone(docs, ingest):
     assert finding.kind == "orphan attachment"
     finding.repair()
     assert titles(docs) == ["Bell Rock"]
+    assert fits(docs)
+
+
+def test_who_may_see_a_mail_may_see_what_is_attached_to_it(docs, ingest):
+    """Also when that is changed later: else a mail that is taken back would leave its files."""
+    ingest(sent(mail(lamp_txt=LAMP), metadata={"acl": ["hr"]}))
+    outside = docs.within(Scope("default", groups=frozenset({"it"})))
+
+    def seen():
+        hits = outside.search("lamp of Bell Rock", collection="docs").hits
+        listed = outside.parts.catalog.documents(outside.scope, "docs")
+        assert {hit.chunk.document_id for hit in hits} == {one.id for one in listed}
+        return len(listed)
+
+    assert seen() == 0
+    docs.patch("mail", {"metadata": {"acl": None}}, collection="docs")
+    assert seen() == 2
+    docs.patch("mail", {"metadata": {"acl": ["hr"]}}, collection="docs")
+    assert seen() == 0
+    lamp = records(docs)["lamp.txt (attached to Bell Rock)"]
+    assert lamp.metadata == {"acl": ["hr"], "parent": "mail"}
     assert fits(docs)

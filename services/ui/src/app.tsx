@@ -18,7 +18,12 @@ export function App() {
   const load = useCallback(async () => {
     try {
       setMe(await get<Me>("/v1/me"));
-      setCollections((await get<{ collections: Collection[] }>("/v1/collections")).collections);
+      const found = (await get<{ collections: Collection[] }>("/v1/collections")).collections;
+      setCollections(found);
+      const first = found[0]?.name;
+      if (!location.hash && first && !found.some((one) => one.name === "default")) {
+        go({ collection: first }); // the key may not reach the usual one
+      }
     } catch {
       // Without a key the prompt opens; a service that is away says so where it is used.
     }
