@@ -414,7 +414,11 @@ def open_store(settings: Settings) -> VectorStore:
     if settings.qdrant_url is None:
         from rag.store.edge import EdgeStore
 
-        return EdgeStore(settings.data / "vectors", min_free_bytes=settings.min_free_bytes)
+        return EdgeStore(
+            settings.data / "vectors",
+            min_free_bytes=settings.min_free_bytes,
+            most_open=settings.open_collections,
+        )
     from rag.store.server import connect
 
     key = settings.qdrant_api_key

@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None  # default: SQLite in the data folder
     objects_url: str = ""  # s3://bucket/folder; default: a folder in the data folder
     objects_options: dict[str, Any] = Field(default_factory=dict)  # for fsspec, as JSON
+    open_collections: int = Field(256, ge=1, le=1500)  # at once, by Qdrant Edge
     qdrant_url: str | None = None  # default: Qdrant Edge in the process
     qdrant_api_key: SecretStr | None = None
     qdrant_grpc: bool = False

@@ -226,7 +226,11 @@ def _filter(given: dict[str, Any]) -> qe.Filter:
     )
 
 
-def _condition(given: dict[str, Any]) -> qe.FieldCondition | qe.Filter:
+def _condition(
+    given: dict[str, Any],
+) -> qe.FieldCondition | qe.IsEmptyCondition | qe.Filter:
+    if "is_empty" in given:
+        return qe.IsEmptyCondition(given["is_empty"]["key"])
     if "key" not in given:
         return _filter(given)
     if limits := given.get("range"):

@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,13 +55,28 @@ DELETE_BYTES = 16 * 2**20
 LOG_BYTES = 256 * 2**20
 
 
-class EdgeStore:
-    """Holds the folder's lock while open: a shard can be open in one process only."""
+@dataclass
+class _Open:
+    """A shard that is open, and how many are just using it."""
 
-    def __init__(self, folder: Path, *, min_free_bytes: int = 0) -> None:
+    shard: qe.EdgeShard
+    users: int = 0
+
+
+class EdgeStore:
+    """Holds the folder's lock while open: a shard can be open in one process only.
+
+    At most `most_open` shards are, unless more are in use at once: each maps dozens of files, of
+    which the system allows a process some ten thousand. The one not used longest is closed first.
+    """
+
+    def __init__(
+        self, folder: Path, *, min_free_bytes: int = 0, most_open: int = sys.maxsize
+    ) -> None:
         self._folder = folder
         self._min_free_bytes = min_free_bytes
-        self._shards: dict[str, qe.EdgeShard] = {}
+        self._most_open = most_open
+        self._shards: OrderedDict[str, _Open] = OrderedDict()
         self._syncs: dict[str, SharedSync] = {}
         self._guard = threading.RLock()
         # Edge holds the interpreter's lock while it searches, so two searches at once gain nothing;
@@ -97,10 +113,10 @@ class EdgeStore:
         """Remove a collection with all its points."""
         # A search that runs ends first; one that waits for its turn finds the collection gone.
         with self._guard, self._searching:
-            shard = self._shards.pop(index.physical, None)
+            opened = self._shards.pop(index.physical, None)
             self._syncs.pop(index.physical, None)
-            if shard is not None:
-                shard.close()
+            if opened is not None:
+                opened.shard.close()
             shutil.rmtree(self._path(index), ignore_errors=True)
 
     def upsert(self, scope: Scope, index: Index, points: Sequence[Point]) -> None:
@@ -116,8 +132,8 @@ class EdgeStore:
             )
             for point in points
         ]
-        with self._has_room():
-            self._shard(index).update(qe.UpdateOperation.upsert_points(batch))
+        with self._using(index) as shard, self._has_room():
+            shard.update(qe.UpdateOperation.upsert_points(batch))
 
     def flush(self, index: Index) -> None:
         """Return when what was written would survive a power cut.
@@ -132,11 +148,11 @@ class EdgeStore:
         bring()
 
     def _flush(self, index: Index) -> None:
-        shard, log = self._shard(index), self._path(index) / "wal"
-        if _sync_log(log) > LOG_BYTES:
-            self._check_space(DELETE_BYTES)
-            with self._has_room():
-                shard.flush()
+        with self._using(index) as shard:
+            if _sync_log(self._path(index) / "wal") > LOG_BYTES:
+                self._check_space(DELETE_BYTES)
+                with self._has_room():
+                    shard.flush()
 
     def search(
         self,
@@ -176,8 +192,8 @@ class EdgeStore:
             [AnyOf("document_id", (document_id,)), AnyOf("generation", tuple(generations))],
         )
         self._check_space(DELETE_BYTES)  # less than for writing: deleting is what frees space
-        with self._has_room():
-            self._shard(index).update(qe.UpdateOperation.delete_points_by_filter(where))
+        with self._using(index) as shard, self._has_room():
+            shard.update(qe.UpdateOperation.delete_points_by_filter(where))
 
     def count(self, scope: Scope, index: Index, document_id: str | None = None) -> int:
         """How many points there are, of all generations."""
@@ -211,8 +227,8 @@ class EdgeStore:
         where = _filter(scope, of_generation(document_id, generation))
         self._check_space()
         changed = face_payload(metadata, title)
-        with self._has_room():
-            self._shard(index).update(qe.UpdateOperation.set_payload_by_filter(where, changed))
+        with self._using(index) as shard, self._has_room():
+            shard.update(qe.UpdateOperation.set_payload_by_filter(where, changed))
 
     def chunks(
         self, scope: Scope, index: Index, document_id: str, generation: int, first: int, limit: int
@@ -258,12 +274,8 @@ class EdgeStore:
     def close(self) -> None:
         """Flush and close every shard, then let the folder go."""
         with self._guard:
-            for shard in self._shards.values():
-                with suppress(StorageFull):  # what was not written is read from the log
-                    self._check_space(DELETE_BYTES)
-                    with self._has_room():
-                        shard.flush()
-                shard.close()
+            for opened in self._shards.values():
+                self._close(opened.shard)
             self._shards.clear()
             self._lock.close()
 
@@ -291,16 +303,42 @@ class EdgeStore:
     @contextmanager
     def _reading(self, index: Index) -> Iterator[qe.EdgeShard]:
         """The shard, which nobody drops for the length of the block. Raises NotFound."""
-        shard = self._shard(index)
-        with self._searching:
-            if self._shards.get(index.physical) is not shard:
+        with self._using(index) as shard, self._searching:
+            opened = self._shards.get(index.physical)
+            if opened is None or opened.shard is not shard:
                 raise NotFound(f"The vectors in {self._path(index)} were just deleted.")
             yield shard
 
     def _path(self, index: Index) -> Path:
         return self._folder / index.physical
 
-    def _shard(self, index: Index) -> qe.EdgeShard:
+    @contextmanager
+    def _using(self, index: Index) -> Iterator[qe.EdgeShard]:
+        """The shard, which is not closed for want of room for others meanwhile. Raises NotFound."""
+        with self._guard:
+            opened = self._opened(index)
+            opened.users += 1
+            self._shards.move_to_end(index.physical)
+            self._close_some()
+        try:
+            yield opened.shard
+        finally:
+            with self._guard:
+                opened.users -= 1
+
+    def _close_some(self) -> None:
+        idle = [name for name, opened in self._shards.items() if not opened.users]
+        for name in idle[: max(0, len(self._shards) - self._most_open)]:
+            self._close(self._shards.pop(name).shard)
+
+    def _close(self, shard: qe.EdgeShard) -> None:
+        with suppress(StorageFull):  # what was not written is read from the log
+            self._check_space(DELETE_BYTES)
+            with self._has_room():
+                shard.flush()
+        shard.close()
+
+    def _opened(self, index: Index) -> _Open:
         with self._guard:
             if index.physical not in self._shards:
                 path = self._path(index)
@@ -310,7 +348,7 @@ class EdgeStore:
                         hint="Restore the data folder from a backup, or delete the collection.",
                     )
                 self._check_space()  # opening a shard writes: its log, its segments
-                self._shards[index.physical] = qe.EdgeShard.load(str(path))
+                self._shards[index.physical] = _Open(qe.EdgeShard.load(str(path)))
             return self._shards[index.physical]
 
     @contextmanager

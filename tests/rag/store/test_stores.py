@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -407,3 +408,58 @@ def test_an_unreachable_server_is_named(grpc_port):
     with pytest.raises(StoreUnreachable, match=r"http://127\.0\.0\.1:1 does not answer"):
         store.create(INDEX)
     store.close()
+
+
+def test_groups_see_their_points_and_those_of_nobody(store):
+    store.upsert(
+        MINE,
+        INDEX,
+        [
+            point("open", [1, 0, 0, 0], "lamp"),
+            point("empty", [1, 0, 0, 0.1], "lamp", metadata={"acl": []}),
+            point("hr", [1, 0, 0, 0.2], "lamp", metadata={"acl": ["hr", "board"]}),
+            point("it", [1, 0, 0, 0.3], "lamp", metadata={"acl": ["it"]}),
+        ],
+    )
+
+    def seen(groups):
+        scope = Scope("mine", groups=groups)
+        dense, bm25 = store.search(
+            scope, INDEX, vector=np.array([1, 0, 0, 0], np.float32), text="lamp", conditions=(),
+            limit=10,
+        )  # fmt: skip
+        found = {hit.chunk.document_id for hit in dense}
+        assert found == {hit.chunk.document_id for hit in bm25}
+        assert store.count(scope, INDEX) == len(found)
+        return found
+
+    assert seen(None) == {"open", "empty", "hr", "it"}
+    assert seen(frozenset()) == {"open", "empty"}
+    assert seen(frozenset({"board"})) == {"open", "empty", "hr"}
+    assert seen(frozenset({"HR", "it"})) == {"open", "empty", "it"}
+
+
+def test_few_shards_are_open_at_once_and_none_that_is_in_use(tmp_path):
+    """Each maps dozens of files, of which a process may have so many."""
+    store = EdgeStore(tmp_path, most_open=2)
+    shelves = [Index(f"shelf{number}", dim=4) for number in range(6)]
+
+    def fill(number):
+        index = shelves[number % 6]
+        for count in range(5):
+            store.upsert(MINE, index, [point(f"{number}-{count}", [1, 0, 0, 0], "lamp")])
+            store.flush(index)
+            store.search(MINE, index, vector=None, text="lamp", conditions=(), limit=3)
+
+    for index in shelves:
+        store.create(index)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(fill, range(18)))
+    assert [store.count(MINE, index) for index in shelves] == [15] * 6
+    assert len(store._shards) == 2
+    store.drop(shelves[5])  # whether it is open or not
+    store.drop(shelves[0])
+    store.close()
+    with_all = EdgeStore(tmp_path)
+    assert [with_all.count(MINE, index) for index in shelves[1:5]] == [15] * 4
+    with_all.close()
