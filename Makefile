@@ -5,6 +5,7 @@ PYTHON ?= python3
 PROFILE ?=
 SECTION ?= all
 BIN := .venv/bin
+LONG := --timeout 14400 -o faulthandler_timeout=14400
 
 .PHONY: demo test soak serve lint format perf clean
 
@@ -17,16 +18,16 @@ test: .venv/installed-dev
 
 # The long proofs, of which `make test` runs samples. About an hour: a kill takes 14 s.
 soak: .venv/installed-dev
-	RAG_SOAK_KILLS=200 $(BIN)/python -m pytest -s tests/crash
-	RAG_SOAK_NOTEBOOK=1 $(BIN)/python -m pytest tests/eval/test_notebook.py
-	RAG_SOAK_TENANT_STEPS=10000 $(BIN)/python -m pytest --timeout 7200 \
+	RAG_SOAK_KILLS=200 $(BIN)/python -m pytest $(LONG) -s tests/crash
+	RAG_SOAK_NOTEBOOK=1 $(BIN)/python -m pytest $(LONG) tests/eval/test_notebook.py
+	RAG_SOAK_TENANT_STEPS=10000 $(BIN)/python -m pytest $(LONG) \
 		tests/services/test_tenancy.py
-	RAG_SOAK_SCHEMA_SECONDS=1200 $(BIN)/python -m pytest -s --timeout 7200 \
+	RAG_SOAK_SCHEMA_SECONDS=1200 $(BIN)/python -m pytest $(LONG) -s \
 		tests/services/test_contract.py
-	RAG_SOAK_DISCONNECTS=1000 $(BIN)/python -m pytest --log-cli-level=INFO \
+	RAG_SOAK_DISCONNECTS=1000 $(BIN)/python -m pytest $(LONG) --log-cli-level=INFO \
 		tests/services/test_disconnects.py
 	RAG_SOAK_OUTAGE_SECONDS=60 RAG_SOAK_LEASE_SECONDS=30 RAG_SOAK_DOCUMENTS=100 \
-		$(BIN)/python -m pytest -s tests/outage
+		$(BIN)/python -m pytest $(LONG) -s tests/outage
 
 serve: .venv/installed
 	$(BIN)/rag serve $(if $(PROFILE),--profile $(PROFILE))

@@ -229,7 +229,10 @@ def _of(scope: Scope, query: sa.Select[Any]) -> sa.Select[Any]:
     )
     unseen = sa.or_(
         ~access.document_rows(scope, trace_documents.c.acl),
-        sa.exists().where(now, ~access.document_rows(scope, documents.c.acl)),
+        # Left alone, it would look at the documents of all traces, not of this one.
+        sa.exists()
+        .where(now, ~access.document_rows(scope, documents.c.acl))
+        .correlate(traces, trace_documents),
     )
     return query.where(~sa.exists().where(trace_documents.c.trace_id == traces.c.id, unseen))
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ POINTS = [f"{side} {name}" for name in STEPS for side in ("before", "after")]
 MIGRATION_POINTS = [f"{side} {name}" for name in MIGRATION_STEPS for side in ("before", "after")]
 AT_RANDOM = "at random"
 DIE_SECONDS = 120
+SILENCE_SECONDS = 240
 
 
 class Died(Exception):
@@ -72,8 +74,18 @@ class Victim:
             with suppress(BrokenPipeError):
                 pipe.close()
 
+    def _stacks(self) -> str:
+        """Where its threads stand, at the end of its log."""
+        self.process.send_signal(signal.SIGUSR1)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(2)
+        self.process.kill()
+        return Path(self._log.name).read_text("utf8", "replace")[-8000:]
+
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], SILENCE_SECONDS)[0]:
+            raise Violation(f"it stands still: {self._stacks()}")
         line = self.process.stdout.readline()
         if not line:
             if (code := self.process.wait(60)) != -signal.SIGKILL:

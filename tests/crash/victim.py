@@ -7,6 +7,7 @@ kills itself right before or after the n-th call of a step when it is told to. A
 all the time for documents that are there, and says when it sees two generations of one, or none.
 """
 
+import faulthandler
 import functools
 import json
 import os
@@ -281,6 +282,7 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR1)  # where it stands, for one that stands still
     data, how, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     out = threading.Lock()
     plan = Plan()

@@ -14,6 +14,7 @@ from rag import collection as shelf
 from rag.objects import digest
 from rag.orchestrator import Orchestrator
 from tests.outage.syscalls import SENDS, SYNCS, TRACED, WRITES, Call, calls_of
+from tests.waiting import killed_after
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = (
@@ -47,9 +48,9 @@ def test_an_answer_of_202_comes_after_everything_is_on_the_disk(data, tmp_path):
     process = subprocess.Popen(
         ["strace", "-f", "-y", "-s", "32", "--seccomp-bpf", "-e", f"trace={TRACED}", "-o", trace,
          sys.executable, "-m", "tests.outage.accepting", data],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    with process:
+    with process, killed_after(process):
         address = f"http://127.0.0.1:{int(process.stdout.readline())}"
         with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
             for left_out in uploads:

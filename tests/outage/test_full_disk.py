@@ -15,7 +15,7 @@ import pytest
 
 from tests.outage.full_disk import DEAD, STEPS
 from tests.services.serving import is_problem
-from tests.waiting import until
+from tests.waiting import killed_after, until
 
 ROOT = Path(__file__).parents[2]
 ACCEPTING = ("receive", "keep bytes", "accept")
@@ -42,7 +42,7 @@ class Small:
         with (data.parent.parent / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.outage.full_disk", data], cwd=ROOT, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         assert self.process.stdout is not None
         started = json.loads(self.process.stdout.readline())
@@ -92,11 +92,12 @@ class Small:
 def service(data: Path) -> Iterator[Small]:
     """One that runs."""
     opened = Small(data)
-    try:
-        yield opened
-    finally:
-        opened.client.close()
-        opened.process.communicate()  # the end of what it reads is the end of it
+    with killed_after(opened.process):
+        try:
+            yield opened
+        finally:
+            opened.client.close()
+            opened.process.communicate()  # the end of what it reads is the end of it
 
 
 def test_a_full_disk_is_said_and_waited_for(small_disk):

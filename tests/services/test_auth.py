@@ -331,3 +331,15 @@ def test_the_client_address_decides_for_a_server(own_parts):
     with local_client(create_app(orchestrator=local_orchestrator(own_parts))) as opened:
         opened._transport.client = ("10.0.0.7", 1)
         is_problem(opened.get("/v1/collections"), 403, "/problems/forbidden")
+
+
+def test_another_tenants_document_of_the_same_name_hides_no_trace(client, made):
+    admin, other = made("admin"), made("admin", tenant="other")
+    upload(client, admin, "plan")
+    upload(client, other, "plan", metadata={"acl": ["board"]})
+    asked = {"question": "Who built Bell Rock?"}
+    assert client.post("/v1/ask", json=asked, headers=other).json()["trace_id"]
+    reader = made("read", groups=["hr"])
+    trace = client.post("/v1/ask", json=asked, headers=reader).json()["trace_id"]
+    assert client.get(f"/v1/traces/{trace}", headers=reader).status_code == 200
+    assert [t["id"] for t in client.get("/v1/traces", headers=reader).json()["traces"]] == [trace]
