@@ -132,6 +132,9 @@ class _Rule:
         above, _, name = path.rpartition("/")
         if self.by_name:
             return self.spec.match_file(name + end)
+        if self.of_all_below and not self.folders_only:
+            # Without the slash of a folder, or `a/**` would speak of `a` itself.
+            return self.spec.match_file(path)
         if not self.spec.match_file(path + end):
             return False
         if self.of_all_below:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rag.errors import InvalidInput
@@ -151,6 +151,7 @@ LINES = st.tuples(
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @settings(max_examples=60, deadline=None)
+@example(files={"a/a"}, top=["a/**"], below=["!a"])  # what is below is left out, `a` is not
 @given(
     files=st.sets(PATHS, min_size=1, max_size=8),
     top=st.lists(LINES, max_size=4),
