@@ -8,6 +8,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from rag.errors import Conflict
+
 VERSIONS = Path(__file__).parent / "migrations" / "versions"
 MIGRATION_LOCK = 0x7261675F  # one number that every Ragstone process asks Postgres to lock
 
@@ -32,12 +34,21 @@ def current(connection: sa.Connection) -> str | None:
 
 
 def bring_to(connection: sa.Connection, revision: str) -> None:
-    """Migrate a database to a revision, within the transaction."""
+    """Migrate a database to a revision, within the transaction.
+
+    Raises Conflict for one at a revision that this version of Ragstone does not know.
+    """
     if connection.engine.name == "postgresql":
         # Two services that start together must not both create the tables.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-    if current(connection) == revision:
+    found = current(connection)
+    if found == revision:
         return
+    if found is not None and found not in known():
+        raise Conflict(
+            f"The catalog's tables are of a newer version of Ragstone (revision {found}).",
+            hint="Run that version, or restore a backup of before into an empty folder.",
+        )
     from alembic import command
     from alembic.config import Config
 

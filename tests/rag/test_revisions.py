@@ -3,12 +3,14 @@
 import subprocess
 import sys
 
+import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from rag import revisions
 from rag.database import Database
+from rag.errors import Conflict
 
 
 def test_they_are_alembics():
@@ -29,6 +31,16 @@ def test_a_database_is_brought_to_the_newest_from_any(tmp_path):
             columns = {c["name"] for c in sa.inspect(connection).get_columns("tasks")}
         database.close()
         assert "password" in columns
+
+
+def test_tables_of_a_newer_version_are_left_alone(tmp_path):
+    url = f"sqlite:///{tmp_path / 'catalog.sqlite'}"
+    database = Database.open(url)
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    with pytest.raises(Conflict, match="newer version of Ragstone"):
+        Database.open(url)
 
 
 def test_an_empty_database_is_at_none(tmp_path):
