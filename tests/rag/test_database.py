@@ -31,7 +31,6 @@ def test_sqlite_without_room_says_that_the_disk_is_full(tmp_path):
 
 def test_postgres_ends_a_transaction_that_stands_still(postgres_url, monkeypatch):
     """Its locks are what others wait for; whoever slept meanwhile is told at the next step."""
-    monkeypatch.setattr(module, "STILL_SECONDS", 0.1)
     database = Database.open(postgres_url)
 
     def sleep_with(lock: sa.Connection) -> None:
@@ -46,8 +45,13 @@ def test_postgres_ends_a_transaction_that_stands_still(postgres_url, monkeypatch
         until(is_gone)
         lock.execute(sa.select(doomed))
 
-    with pytest.raises(StoreUnreachable), database.write() as connection:
-        sleep_with(connection)
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(StoreUnreachable),
+    ):
+        patched.setattr(module, "STILL_SECONDS", 0.1)
+        with database.write() as connection:
+            sleep_with(connection)
     with database.write() as connection:
         connection.execute(doomed.insert().values(name="mine"))
         connection.execute(doomed.delete())

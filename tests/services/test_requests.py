@@ -6,16 +6,17 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
-from threading import Barrier
+from threading import Barrier, Event
 
 import pytest
 
 from rag.orchestrator import Orchestrator
 from rag.settings import Settings
-from rag.types import Scope
+from rag.types import Scope, TextPiece
 from services import logs
 from services.app import create_app
 from tests.services.serving import BELL_ROCK, is_problem, logging_restored, running, serving
+from tests.waiting import until
 
 NEW = re.compile(r"[0-9a-f]{32}")
 
@@ -181,12 +182,28 @@ def test_requests_at_once_keep_their_ids_apart(parts, collection, lines, monkeyp
     assert all(line["message"] == line["request_id"] for line in found)
 
 
-def test_a_stream_is_not_held_back(lm_parts, lighthouses):
+class Pausing(Orchestrator):
+    """Stops behind the first piece of an answer until it is let go on."""
+
+    go_on = Event()
+
+    def stream(self, question, **options):
+        for event in super().stream(question, **options):
+            yield event
+            if isinstance(event, TextPiece):
+                assert self.go_on.wait(60)
+
+
+def test_a_stream_is_not_held_back(parts, lighthouses):
     """Its pieces come while it is written: the line of the log, and the count, come at its end."""
-    with running(create_app(orchestrator=_orchestrator(lm_parts))) as http:
+    counted = 'route="/v1/ask"'
+    with running(create_app(orchestrator=Pausing(parts, Scope("default")))) as http:
         body = {"question": "Who built Bell Rock?", "collection": lighthouses, "stream": True}
-        body |= {"max_new_tokens": 2000, "do_sample": False}
         with http.stream("POST", "/v1/ask", json=body) as response:
             assert NEW.fullmatch(response.headers["x-request-id"])
-            next(line for line in response.iter_lines() if line == "event: token")
-            assert 'route="/v1/ask"' not in http.get("/metrics").text
+            seen = response.iter_lines()
+            next(line for line in seen if line == "event: token")
+            assert counted not in http.get("/metrics").text
+            Pausing.go_on.set()
+            next(line for line in seen if line == "event: done")
+        until(lambda: counted in http.get("/metrics").text)
