@@ -45,12 +45,9 @@ def test_postgres_ends_a_transaction_that_stands_still(postgres_url, monkeypatch
         until(is_gone)
         lock.execute(sa.select(doomed))
 
-    with (
-        monkeypatch.context() as patched,
-        pytest.raises(StoreUnreachable),
-    ):
+    with monkeypatch.context() as patched:
         patched.setattr(module, "STILL_SECONDS", 0.1)
-        with database.write() as connection:
+        with pytest.raises(StoreUnreachable), database.write() as connection:
             sleep_with(connection)
     with database.write() as connection:
         connection.execute(doomed.insert().values(name="mine"))
