@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from rag import collection as shelf
+from rag import ingest as steps
 from rag.demo import documents
 from rag.orchestrator import Orchestrator
 from services import page as module
@@ -379,6 +381,67 @@ def test_problems_say_what_to_do(tab):
     box.press("Enter")
     alert = page.get_by_role("alert").inner_text()
     assert alert == "16 requests are being worked on. Try again in a moment. Try again in 7 s."
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            'event: token\ndata: {"text": "The light was"}\n\n',
+            "The answer broke off before its end.",
+        ),
+        (
+            'event: error\ndata: {"status": 503, "detail": "No model.", "hint": "Wait."}\n\n',
+            "No model. Wait.",
+        ),
+    ],
+)
+def test_an_answer_that_ends_too_early_says_so_and_another_may_be_asked_for(tab, body, said):
+    one = tab()
+    page = one.page
+    stream = {"Content-Type": "text/event-stream"}
+    page.route("**/v1/ask", lambda route: route.fulfill(body=body, headers=stream))
+    box = page.get_by_role("textbox", name="Your question")
+    box.fill("Anybody?")
+    box.press("Enter")
+    page.get_by_role("alert").get_by_text(said.split(".")[0]).wait_for()
+    assert page.get_by_role("alert").inner_text().startswith(said)
+    page.unroute("**/v1/ask")
+    one.ask(ASKED)
+    one.is_unharmed()
+
+
+def test_what_is_being_ingested_is_shown_after_a_reload_and_when_the_connection_breaks(
+    tab, served, monkeypatch
+):
+    one, go_on = tab(), threading.Event()
+    page = one.page
+
+    def parse(*arguments, parse=steps.parse):
+        assert go_on.wait(60)
+        return parse(*arguments)
+
+    monkeypatch.setattr(steps, "parse", parse)
+    page.get_by_role("button", name="Documents", exact=True).click()
+    note = {"name": "slow.txt", "mimeType": "text/plain", "buffer": b"The Eddystone light."}
+    page.get_by_label("Files to add").set_input_files(note)
+    upload = page.get_by_role("group", name="Upload of slow.txt")
+    upload.get_by_role("progressbar").wait_for()
+    page.reload()
+    upload.get_by_role("progressbar").wait_for()
+
+    page.route("**/events", lambda route: route.abort())
+    page.reload()
+    upload.get_by_text("The connection broke off.").wait_for()
+    page.unroute("**/events")
+    go_on.set()
+    upload.get_by_text("ingested, 1 passages").wait_for()
+    assert upload.get_by_text("The connection broke off.").count() == 0
+    page.get_by_role("button", name="Delete slow").wait_for()
+    client, _ = served
+    (row,) = [row for row in client.get("/v1/documents").json()["documents"] if "slow" in row["id"]]
+    assert client.delete(f"/v1/documents/{row['id']}").is_success
+    one.is_unharmed()
 
 
 def test_a_key_is_asked_for_and_decides_what_is_shown(browser, own_parts):

@@ -185,7 +185,7 @@ export async function remove(path: string): Promise<void> {
   await send("DELETE", path);
 }
 
-/** The server-sent events of a route: [name, data]. A stream that breaks off throws. */
+/** The server-sent events of a route: [name, data]. Throws when the connection breaks off. */
 export async function* events(
   method: string,
   path: string,
@@ -201,7 +201,10 @@ export async function* events(
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error: unknown) => {
+      if (signal?.aborted) throw error;
+      throw new Problem(0, "The connection broke off.", "Try again in a moment.");
+    });
     if (done) return;
     rest += value;
     const blocks = rest.split("\n\n");

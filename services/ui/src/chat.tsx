@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
-import { events, type Answer, type Hit } from "./api";
+import { events, Problem, type Answer, type Hit } from "./api";
 import { AnswerView } from "./answer";
 import type { Passage } from "./reader";
 import { Trouble } from "./trouble";
@@ -67,21 +67,28 @@ export function Chat(props: { collection: string; open: (passage: Passage) => vo
       ...numbers(sampling),
     };
     let text = "";
+    let whole = false;
     try {
       for await (const [name, data] of events("POST", "/v1/ask", body, control.signal)) {
         if (name === "retrieval") change(at, { hits: (data as { hits: Hit[] }).hits });
         if (name === "token") change(at, { text: (text += (data as { text: string }).text) });
         if (name === "done") {
           const answer = data as Answer;
+          whole = true;
           change(at, { answer, hits: answer.hits });
           const count = answer.citations.length;
           setSaid(answer.abstained ? "No answer was found" : `Answered, with ${count} citations`);
         }
-        if (name === "error") throw new Error((data as { detail: string }).detail);
+        if (name === "error") {
+          const { status, detail, hint } = data as { status: number; detail: string; hint: string };
+          throw new Problem(status, detail, hint);
+        }
       }
+      if (!whole) throw new Problem(0, "The answer broke off before its end.", "Ask again.");
     } catch (error) {
       if (control.signal.aborted) change(at, { stopped: true });
       else change(at, { error });
+      setSaid(""); // the error speaks for itself
     }
   };
 

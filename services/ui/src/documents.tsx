@@ -4,6 +4,7 @@ import {
   events,
   get,
   post,
+  Problem,
   remove,
   upload,
   type Collection,
@@ -25,6 +26,8 @@ interface Props {
 }
 
 const ENDED = ["done", "failed", "cancelled"];
+const HEALS = [0, 429, 502, 503, 504]; // a service that is away, or has too much to do
+const LOOK_AGAIN = 2000; // milliseconds
 
 export function Documents(props: Props) {
   const { collection } = props;
@@ -33,6 +36,7 @@ export function Documents(props: Props) {
   const [uploads, setUploads] = useState<Upload[]>([]);
   const [going, setGoing] = useState<DocumentRow>();
   const [error, setError] = useState<unknown>();
+  const here = useRef<AbortController>(null);
   const writes = props.permits.includes("write");
 
   const load = useCallback(
@@ -55,24 +59,59 @@ export function Documents(props: Props) {
   );
   useEffect(() => void load(), [load]);
 
+  const change = (id: string, changes: Partial<Upload>) =>
+    setUploads((before) => before.map((one) => (one.id === id ? { ...one, ...changes } : one)));
+
+  // Accepted documents become searchable whatever becomes of this page, or of the connection.
+  const follow = async (id: string, job_id: string) => {
+    const path = `/v1/jobs/${encodeURIComponent(job_id)}/events`;
+    for (let ended = false; !ended && here.current; ) {
+      try {
+        for await (const [, data] of events("GET", path, undefined, here.current.signal)) {
+          const job = data as Job;
+          change(id, { job, away: false });
+          ended = ENDED.includes(job.state);
+        }
+      } catch (why) {
+        if (!(why instanceof Problem) || !HEALS.includes(why.status)) throw why;
+        change(id, { away: true });
+      }
+      if (!ended) await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN));
+    }
+    await load();
+    await props.changed();
+  };
+
+  useEffect(() => {
+    const control = (here.current = new AbortController());
+    const unfinished = async () => {
+      const query = new URLSearchParams({ collection, limit: "50" });
+      const { jobs } = await get<{ jobs: Job[] }>(`/v1/jobs?${query}`);
+      const open = jobs.filter((job) => !ENDED.includes(job.state));
+      const found = open.map((job) => ({ id: job.job_id, names: job.documents.map(nameOf), job }));
+      setUploads((before) => [...before, ...found]);
+      await Promise.all(found.map((one) => follow(one.id, one.id)));
+    };
+    // The list of documents has said already what is wrong; a page that is left follows nothing.
+    unfinished().catch(() => undefined);
+    return () => {
+      here.current = null;
+      control.abort();
+    };
+  }, [collection]);
+
   const send = async (files: File[]) => {
     if (!files.length) return;
-    const at = Date.now();
-    const one: Upload = { at, names: files.map((file) => file.name) };
-    setUploads((before) => [one, ...before]);
-    const change = (changes: Partial<Upload>) =>
-      setUploads((before) => before.map((u) => (u.at === at ? { ...u, ...changes } : u)));
+    const id = crypto.randomUUID?.() ?? `${Date.now()}`; // only pages of TLS or loopback have it
+    setUploads((before) => [{ id, names: files.map((file) => file.name) }, ...before]);
     const form = new FormData();
     form.set("collection", collection);
     for (const file of files) form.append("files", file);
     try {
       const { job_id } = await upload(form);
-      const path = `/v1/jobs/${encodeURIComponent(job_id)}/events`;
-      for await (const [, data] of events("GET", path)) change({ job: data as Job });
-      await load();
-      await props.changed();
+      await follow(id, job_id);
     } catch (why) {
-      change({ error: why });
+      change(id, { error: why });
     }
   };
 
@@ -95,7 +134,7 @@ export function Documents(props: Props) {
       </div>
       {writes && <DropZone send={send} />}
       {uploads.map((one) => (
-        <UploadView key={one.at} upload={one} />
+        <UploadView key={one.id} upload={one} />
       ))}
       <Trouble error={error} />
       {rows?.length === 0 && !error && (
@@ -153,10 +192,15 @@ export function Documents(props: Props) {
 }
 
 interface Upload {
-  at: number;
+  id: string;
   names: string[];
   job?: Job;
+  away?: boolean; // nobody says how it goes on
   error?: unknown;
+}
+
+function nameOf(report: Report): string {
+  return report.source || report.id;
 }
 
 function DropZone({ send }: { send: (files: File[]) => Promise<void> }) {
@@ -203,6 +247,9 @@ function UploadView({ upload: one }: { upload: Upload }) {
   return (
     <div class="upload" role="group" aria-label={`Upload of ${one.names.join(", ")}`}>
       {!one.job && !one.error && <p class="faint">Sending {one.names.join(", ")}…</p>}
+      {one.away && (
+        <p class="note">The connection broke off. What was sent is safe; looking again…</p>
+      )}
       <Trouble error={one.error} />
       <ul>
         {reports.map((report, at) => (
@@ -222,7 +269,7 @@ function ReportView({ report }: { report: Report }) {
   return (
     <li class={report.status}>
       <div class="line">
-        <span class="name">{report.source || report.id}</span>
+        <span class="name">{nameOf(report)}</span>
         <span class="state">
           {report.status === "running" ? (report.stage ?? "running") : report.status}
           {!under_way && !report.error && `, ${report.chunks} passages`}
@@ -232,7 +279,7 @@ function ReportView({ report }: { report: Report }) {
         <progress
           max={1}
           value={report.total ? share : undefined}
-          aria-label={`Progress of ${report.source || report.id}`}
+          aria-label={`Progress of ${nameOf(report)}`}
         />
       )}
       {report.error && (
