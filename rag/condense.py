@@ -3,9 +3,10 @@
 A language model rewrites it. Where none runs, `rag.topic` hands on what was talked about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-from rag.generate import Generator, LanguageModelGenerator
+from rag.generate import Generator, LanguageModelGenerator, TextStream
 from rag.history import recent
 from rag.prompt import condense_messages
 from rag.sampling import Sampling
@@ -16,17 +17,23 @@ _GREEDY = Sampling(do_sample=False, max_new_tokens=96, stop=("\n",))
 
 
 def condense(
-    question: str, history: Sequence[Message], generator: Generator
+    question: str,
+    history: Sequence[Message],
+    generator: Generator,
+    counted: Callable[[TextStream], AbstractContextManager[TextStream]] = nullcontext,
 ) -> tuple[str, tuple[str, ...]]:
-    """(the question to retrieve with, notes). The same question where there is no history."""
+    """(the question to retrieve with, notes). The same question where there is no history.
+
+    `counted` is put around what the language model writes, if one does.
+    """
     if not history:
         return question, ()
     if not isinstance(generator, LanguageModelGenerator):
         asked = with_topic(question, history)
         return asked, (f"asked as {asked!r}, by the history",) if asked != question else ()
     asked_for, notes = _fitting(question, history, generator)
-    with generator.model.stream(asked_for, _GREEDY) as stream:
-        written = "".join(stream)
+    with generator.model.stream(asked_for, _GREEDY) as stream, counted(stream) as pieces:
+        written = "".join(pieces)
     # A model may write anything; what is searched for is a line of text.
     rewritten = "".join(sign for sign in written if sign.isprintable()).strip()
     if not rewritten:

@@ -84,7 +84,7 @@ class Metrics:
         )
         self._tokens = _counters(
             "ragstone_tokens_total",
-            "Tokens that the generator read and wrote for answers.",
+            "Tokens that the generator read and wrote, for answers and to rewrite follow-ups.",
             "kind",
             TOKEN_KINDS,
             registry,

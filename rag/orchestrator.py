@@ -105,7 +105,7 @@ class Orchestrator:
             read, unread = recent(
                 asked.history, parts.settings.history_tokens, generator.count_tokens
             )
-            standalone, notes = condense(asked.question, read, generator)
+            standalone, notes = condense(asked.question, read, generator, parts.metrics.counted)
         with timings.stage("cache"):
             key, known = self._recall(asked, standalone, read, shelved)
         if known is not None:

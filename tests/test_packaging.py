@@ -39,6 +39,10 @@ def test_the_wheel_runs_the_demo(tmp_path):
     subprocess.run([*install, "--target", str(packages), str(wheel)], check=True, cwd=tmp_path)
     for name in ("grafana.json", "alerts.yml"):
         assert (packages / "services" / "observability" / name).is_file()
+    page = packages / "services" / "ui"
+    assert (page / "dist" / "index.html").is_file()
+    assert [path.suffix for path in (page / "dist" / "assets").iterdir()].count(".js") == 1
+    assert {path.name for path in page.iterdir()} == {"dist"}  # not what it is built from
     # A path in a .pth file is searched last, and .pth files in it, such as the clone's own, are not
     # read.
     (packages / "needs.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")

@@ -239,6 +239,11 @@ def test_tokens_of_a_language_model_are_counted(lm_client, lm_parts, lighthouses
     plain = {"model": "plain", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
     assert lm_client.post("/v1/chat/completions", json=plain).is_success
     assert value(lm_client, "ragstone_tokens_total", kind="completion") == before + 5 + 3
+    history = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Sea"}]
+    follow_up = lm_client.post("/v1/ask", json=asked | {"history": history}).json()
+    known = before + 5 + 3 + follow_up["usage"]["completion_tokens"]
+    rewriting = value(lm_client, "ragstone_tokens_total", kind="completion") - known
+    assert 0 < rewriting <= 96
     assert lm_parts.generator.model.load == (0, 0)
 
 
