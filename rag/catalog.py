@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError
 
 from rag import access
 from rag.database import Database, utc
-from rag.errors import CollectionMoved, Conflict, InvalidInput, NotFound
+from rag.errors import CollectionMoved, Conflict, Forbidden, InvalidInput, NotFound
 from rag.store import PREFIX
 from rag.tables import (
     backups,
@@ -374,10 +374,11 @@ class Catalog:
 
         Children that the revision does not name are deleted with it. False when a newer generation
         is live already, or this one was given up: then only its points have to go. Raises
-        CollectionMoved.
+        CollectionMoved, and Forbidden where it would replace what the scope does not see.
         """
         with self._write(within) as connection:
             found = self.locked(connection, scope, which)
+            self.check_seen(connection, scope, found, [revision.document_id])
             live = _live_row(connection, found, revision.document_id)
             if live is not None and live.generation == revision.generation:
                 return True  # a repeated step must neither count twice nor mark the live one stale
@@ -607,6 +608,16 @@ class Catalog:
             ~access.document_rows(scope, documents.c.acl),
         )
         return sorted(connection.execute(query).scalars())
+
+    def check_seen(
+        self, connection: sa.Connection, scope: Scope, found: Collection, ids: Sequence[str]
+    ) -> None:
+        """Raise Forbidden where one of a few hundred documents is there, and not for this scope."""
+        if hidden := self.hidden(connection, scope, found, ids):
+            raise Forbidden(
+                f"There is a document {hidden[0][:200]!r} that is not yours to replace.",
+                hint="Send it under another id.",
+            )
 
     def records(
         self,

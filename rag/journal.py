@@ -32,7 +32,7 @@ from sqlalchemy.exc import IntegrityError
 from rag import access, errors
 from rag.catalog import Catalog, Collection, DocumentRecord, Revision
 from rag.database import Database, utc
-from rag.errors import Cancelled, Conflict, Forbidden, NotFound, Overloaded, RagError
+from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
 from rag.objects import digest
 from rag.sources import Source
 from rag.tables import collections, generations, jobs, migrations, tasks
@@ -83,12 +83,13 @@ class Task:
     """One document on its way in. `done` of `total` chunks are in the store, and on its disk.
 
     `starts` counts how often somebody began since it last got on; `retries` how often it was put
-    back because something that can heal did not answer.
+    back because something that can heal did not answer. `groups` are those of whoever sent it.
     """
 
     id: int
     job_id: str
     scope: Scope
+    groups: frozenset[str] | None
     collection: str
     document_id: str
     source: Source
@@ -179,7 +180,9 @@ class Journal:
                     if self._is_receiving(connection, row.id):
                         raise Overloaded("The same request is just being received.")
                     return str(row.id), False
-            self._check_seen(connection, scope, found, arrivals)
+            ids = [arrival.source.document_id for arrival in arrivals]
+            for at in range(0, len(ids), AT_ONCE):
+                self._catalog.check_seen(connection, scope, found, ids[at : at + AT_ONCE])
             _check_room(connection, most_waiting)
             self._database.lock_objects(connection, shared=True)
             job_id = uuid4().hex
@@ -194,7 +197,7 @@ class Journal:
             )
             rows = [
                 {
-                    **_row(arrival, job_id, position, found, now),
+                    **_row(arrival, job_id, position, found, scope.groups, now),
                     "state": "receiving",
                     "owner": self.owner,
                     "lease_until": now + LEASE,
@@ -331,7 +334,8 @@ class Journal:
 
         `report_of` makes the report of whether a document was replaced. `children` are queued, the
         revision's attachments; those that it no longer has are deleted with what was accepted of
-        them, and their ids returned: their points are to be purged. Raises LeaseLost.
+        them, and their ids returned: their points are to be purged. Raises LeaseLost, and Forbidden
+        where a document came to be in the meantime that the sender does not see.
         """
         gone: set[str] = set()
         with self._database.write() as connection:
@@ -351,7 +355,8 @@ class Journal:
                     within=connection,
                 )
                 self._give_up(connection, *_attached(found, gone))
-            flipped = self._catalog.flip(task.scope, task.collection, revision, within=connection)
+            sender = replace(task.scope, groups=task.groups)
+            flipped = self._catalog.flip(sender, task.collection, revision, within=connection)
             if not flipped and is_newer:
                 raise LeaseLost(f"What was written of {task.document_id!r} was given up.")
             report = report_of(bool(live))
@@ -676,25 +681,13 @@ class Journal:
         query = sa.select(sa.func.max(tasks.c.position)).where(tasks.c.job_id == task.job_id)
         first = int(connection.execute(query).scalar_one()) + 1
         rows = [
-            {**_row(child, task.job_id, position, found, _now()), "state": "queued"}
+            {
+                **_row(child, task.job_id, position, found, task.groups, _now()),
+                "state": "queued",
+            }
             for position, child in enumerate(children, start=first)
         ]
         connection.execute(tasks.insert(), rows)
-
-    def _check_seen(
-        self,
-        connection: sa.Connection,
-        scope: Scope,
-        found: Collection,
-        arrivals: Sequence[Arrival],
-    ) -> None:
-        ids = [arrival.source.document_id for arrival in arrivals]
-        for at in range(0, len(ids), AT_ONCE):
-            if hidden := self._catalog.hidden(connection, scope, found, ids[at : at + AT_ONCE]):
-                raise Forbidden(
-                    f"There is a document {hidden[0][:200]!r} that is not yours to replace.",
-                    hint="Send it under another id.",
-                )
 
     def _is_receiving(self, connection: sa.Connection, job_id: str) -> bool:
         mine = sa.and_(tasks.c.job_id == job_id, tasks.c.state == "receiving")
@@ -794,6 +787,7 @@ def _task(row: Mapping[Any, Any]) -> Task:
     report, error = fields["report"], fields["error"]
     return Task(
         scope=Scope(fields["tenant"]),
+        groups=None if fields["groups"] is None else frozenset(fields["groups"]),
         collection=fields["name"],
         source=Source(**fields["source"], password=fields["password"] or None),
         report=_report(report) if report else None,
@@ -822,7 +816,12 @@ def _same_key_at_once() -> Iterator[None]:
 
 
 def _row(
-    arrival: Arrival, job_id: str, position: int, found: Collection, now: datetime
+    arrival: Arrival,
+    job_id: str,
+    position: int,
+    found: Collection,
+    groups: Set[str] | None,
+    now: datetime,
 ) -> dict[str, Any]:
     """A task as it begins, but for its state."""
     source = arrival.source
@@ -835,6 +834,7 @@ def _row(
         "source": _packed(source),
         "password": source.password or None,
         "acl": access.packed(source.metadata),
+        "groups": None if groups is None else sorted(groups),
         "content_hash": arrival.content_hash,
         "stage": "",
         "done": 0,

@@ -23,7 +23,7 @@ from rag.catalog import Collection, DocumentRecord
 from rag.choices import answered_from, choices, chosen_instead
 from rag.cite import cite, cite_quotes
 from rag.condense import condense
-from rag.errors import CollectionMoved, InvalidInput, NotFound
+from rag.errors import CollectionMoved, Forbidden, InvalidInput, NotFound
 from rag.folder import LeftOut, Selection
 from rag.generate import Prompt, Request, TextStream, plain, refuse
 from rag.history import recent
@@ -333,7 +333,7 @@ class Orchestrator:
             file = replace(child.source, content=self.parts.objects.get(child.content_hash))
             try:
                 reports += self.add_all(file, collection=collection, on_progress=on_progress)
-            except InvalidInput as error:
+            except (InvalidInput, Forbidden) as error:
                 reports.append(steps.failed(file, error))
         return reports
 

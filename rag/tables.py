@@ -123,6 +123,7 @@ tasks = sa.Table(
     sa.Column("parent", sa.String(512)),  # the document that this one is attached to
     sa.Column("password", sa.Text),  # until the task ends; "" says that there was one
     sa.Column("acl", sa.Text, nullable=False, server_default=""),
+    sa.Column("groups", sa.JSON(none_as_null=True)),  # of whoever sent it; NULL: all
     sa.Index("tasks_job", "job_id"),
     sa.Index("tasks_document", "collection_id", "document_id"),
     sa.Index("tasks_parent", "collection_id", "parent"),

@@ -86,7 +86,7 @@ class Tokens(Protocol):
     """What an identity provider's tokens say."""
 
     def caller(self, text: str) -> Caller:
-        """Whose token it is. Raises Unauthenticated."""
+        """Whose token it is. Raises Unauthenticated, StoreUnreachable, Overloaded."""
 
 
 class Gate:
@@ -113,7 +113,7 @@ class Gate:
     def caller(self, headers: Mapping[str, str], address: str, method: str) -> Caller:
         """Who sends a request with these headers (names in lower case).
 
-        Raises Unauthenticated, Forbidden, Overloaded.
+        Raises Unauthenticated, Forbidden, Overloaded, StoreUnreachable.
         """
         if not self.closed:
             self._check_local(headers, address, method)

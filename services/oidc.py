@@ -14,7 +14,7 @@ import httpx
 import jwt
 
 from rag.access import check_group
-from rag.errors import InvalidInput, StoreUnreachable, Unauthenticated
+from rag.errors import InvalidInput, Overloaded, StoreUnreachable, Unauthenticated
 from rag.keys import Role, check_tenant
 from rag.settings import Settings
 from rag.types import Scope
@@ -27,6 +27,7 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 LEEWAY = 30  # seconds that clocks may differ
 FRESH_SECONDS = 600.0  # keys are fetched again after that
 PAUSE_SECONDS = 30.0  # between two fetches, whatever callers send
+AWAY_SECONDS = 3.0  # the same, as long as there are no keys at all
 FETCH_SECONDS = 5.0
 RANKS: tuple[Role, ...] = ("read", "write", "admin")  # no token makes an operator
 MOST_GROUPS = 200
@@ -55,7 +56,7 @@ class Issuer:
         self._groups_claim = groups_claim
         self._role_claim = role_claim
         self._fetch = fetch or _fetched
-        self._guard = threading.Lock()
+        self._fetching = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
         self._tried = float("-inf")
 
@@ -72,7 +73,11 @@ class Issuer:
         )
 
     def caller(self, text: str) -> Caller:
-        """Whose token it is. Raises Unauthenticated, StoreUnreachable without the issuer's keys."""
+        """Whose token it is.
+
+        Raises Unauthenticated, StoreUnreachable without the issuer's keys, and Overloaded while
+        somebody fetches them.
+        """
         try:
             head = jwt.get_unverified_header(text)
             key = self._key(str(head.get("kid", "")))
@@ -113,13 +118,28 @@ class Issuer:
         return Caller(name, role, scope)
 
     def _key(self, name: str) -> jwt.PyJWK | None:
-        """The issuer's key of this id; its keys are fetched when it is new, or they are old."""
-        with self._guard:
-            age = time.monotonic() - self._tried
-            if age > FRESH_SECONDS or (name not in self._keys and age > PAUSE_SECONDS):
-                self._tried = time.monotonic()
-                self._refresh()
-            return self._keys.get(name)
+        """The issuer's key of this id; its keys are fetched when it is new, or they are old.
+
+        One caller fetches them. Others go on with the keys there are, or are told to come again:
+        a provider that is slow holds up nobody whose key is known.
+        """
+        known, age = self._keys.get(name), time.monotonic() - self._tried
+        if known is not None and age <= FRESH_SECONDS:
+            return known
+        if known is None and age <= (PAUSE_SECONDS if self._keys else AWAY_SECONDS):
+            if not self._keys:
+                raise _away()
+            return None
+        if not self._fetching.acquire(blocking=False):
+            if known is None:
+                raise Overloaded("The identity provider's keys are being fetched.", retry_after=1.0)
+            return known
+        try:
+            self._refresh()
+        finally:
+            self._tried = time.monotonic()
+            self._fetching.release()
+        return self._keys.get(name)
 
     def _refresh(self) -> None:
         try:
@@ -127,14 +147,11 @@ class Issuer:
             found = jwt.PyJWKSet.from_dict(dict(self._fetch(url)))
         except (httpx.HTTPError, KeyError, ValueError, jwt.PyJWTError) as error:
             if not self._keys:
-                self._tried = float("-inf")
-                raise StoreUnreachable(
-                    "The identity provider does not give its keys.",
-                    hint="Check RAG_OIDC_ISSUER and RAG_OIDC_JWKS_URL.",
-                ) from error
+                raise _away() from error
             log.warning("the identity provider's keys stay as they are: %s", error)
             return
-        self._keys = {str(key.key_id): key for key in found.keys}
+        signing = (key for key in found.keys if key.public_key_use in (None, "sig"))
+        self._keys = {str(key.key_id): key for key in signing}
 
 
 def _role(claim: object) -> Role:
@@ -152,6 +169,13 @@ def _fetched(url: str) -> Mapping[str, Any]:
     response = httpx.get(url, timeout=FETCH_SECONDS, follow_redirects=False)
     found: Mapping[str, Any] = response.raise_for_status().json()
     return found
+
+
+def _away() -> StoreUnreachable:
+    return StoreUnreachable(
+        "The identity provider does not give its keys.",
+        hint="Check RAG_OIDC_ISSUER and RAG_OIDC_JWKS_URL.",
+    )
 
 
 def _refused(why: str) -> Unauthenticated:

@@ -28,6 +28,7 @@ TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/")
 @router.get("/")
 async def page() -> Response:
     """The page itself, asked for anew each time: it names its files by their content."""
@@ -38,6 +39,7 @@ async def page() -> Response:
     )
 
 
+@router.head("/assets/{name}")
 @router.get("/assets/{name}")
 async def asset(name: str) -> Response:
     """One of its files."""

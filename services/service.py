@@ -392,12 +392,14 @@ class Readiness(Wire):
 health = APIRouter(tags=["health"])
 
 
+@health.head("/healthz", include_in_schema=False)
 @health.get("/healthz")
 async def healthz(service: Anybody) -> Health:
     """Answers at once, whatever else the service is doing."""
     return Health(status="ok", version=VERSION, nonce=service.nonce)
 
 
+@health.head("/readyz", include_in_schema=False, response_model=Readiness)
 @health.get("/readyz", response_model=Readiness)
 async def readyz(request: Request, service: Anybody) -> Readiness | Response:
     """200 when catalog, store, disk and models can be used; else 503, with the same `checks`."""

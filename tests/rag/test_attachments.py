@@ -333,3 +333,25 @@ def test_who_may_see_a_mail_may_see_what_is_attached_to_it(docs, ingest):
     lamp = records(docs)["lamp.txt (attached to Bell Rock)"]
     assert lamp.metadata == {"acl": ["hr"], "parent": "mail"}
     assert fits(docs)
+
+
+def test_an_attachment_replaces_nothing_that_its_sender_does_not_see(docs, ingestor):
+    """Its id is known beforehand, so that somebody's document may have it already."""
+    outside = docs.within(Scope("default", groups=frozenset({"it"})))
+    mine = sent(mail(lamp_txt=LAMP), metadata={"acl": ["it"]})
+    _, lamp = outside.add_all(mine, collection="docs")
+    docs.delete("mail", collection="docs")
+    theirs = Source("lamp", "lamp", id=lamp.id, text="Of hr.", metadata={"acl": ["hr"]})
+    docs.add(theirs, collection="docs")
+
+    first, second = outside.add_all(mine, collection="docs")
+    assert (first.status, second.status) == ("ingested", "failed")
+    assert "not yours to replace" in second.error
+    docs.delete("mail", collection="docs")
+    job = ingestor.submit(outside.scope, "docs", [Upload(mine, io.BytesIO(mine.content))])
+    ingestor.ended(job.id).result(timeout=60)
+    parent, child = docs.parts.journal.job(docs.scope, job.id).tasks
+    assert (parent.state, child.state) == ("done", "failed")
+    assert "not yours to replace" in child.error.message
+    assert docs.text(lamp.id, collection="docs") == "Of hr."
+    assert fits(docs)

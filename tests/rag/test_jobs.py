@@ -14,6 +14,7 @@ from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.journal import Journal
 from rag.sources import Source
+from rag.types import Scope
 from rag.work import Priority, current_work
 
 
@@ -66,6 +67,26 @@ def test_texts_and_files_become_searchable(docs, ingestor):
     assert docs.text("lamp", collection="docs") == "The lamp of Bell Rock burns oil."
     again = done(ingestor, ingestor.submit(docs.scope, "docs", uploads))
     assert statuses(again) == ["unchanged", "unchanged"]
+    assert list(examine(docs.parts)) == []
+
+
+def test_of_two_who_send_one_new_id_the_later_replaces_nothing_that_it_does_not_see(docs):
+    """Both were accepted when there was no such document."""
+    worker = Ingestor(docs)
+    sent = {}
+    for group in ("hr", "it"):
+        source = Source("a", "a", id="plan", text=f"Of {group}.", metadata={"acl": [group]})
+        scope = Scope(docs.scope.tenant, groups=frozenset({group}))
+        sent[group] = worker.submit(scope, "docs", [Upload(source)])
+    worker.start()
+    try:
+        assert statuses(done(worker, sent["hr"])) == ["ingested"]
+        (refused,) = done(worker, sent["it"]).tasks
+    finally:
+        worker.close()
+    assert refused.state == "failed"
+    assert "not yours to replace" in refused.error.message
+    assert docs.text("plan", collection="docs") == "Of hr."
     assert list(examine(docs.parts)) == []
 
 

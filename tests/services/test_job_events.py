@@ -14,10 +14,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def task(id: str, state: str, *, stage: str = "", done: int = 0, total: int = 0, **more) -> Task:
     values = {
-        "id": 1, "job_id": "j", "scope": Scope("default"), "collection": "docs", "document_id": id,
-        "source": Source(id, id), "content_hash": "c", "state": state, "stage": stage,
-        "done": done, "total": total, "generation": None, "owner": None, "starts": 0, "retries": 0,
-        "not_before": None, "report": None, "error": None, "updated_at": NOW,
+        "id": 1, "job_id": "j", "scope": Scope("default"), "groups": None, "collection": "docs",
+        "document_id": id, "source": Source(id, id), "content_hash": "c", "state": state,
+        "stage": stage, "done": done, "total": total, "generation": None, "owner": None,
+        "starts": 0, "retries": 0, "not_before": None, "report": None, "error": None,
+        "updated_at": NOW,
     }  # fmt: skip
     return Task(**(values | more))
 

@@ -1,14 +1,16 @@
 """Tokens of an identity provider that signs them for real."""
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from rag.errors import StoreUnreachable, Unauthenticated
+from rag.errors import Overloaded, StoreUnreachable, Unauthenticated
 from services.oidc import Issuer
 
 ISSUER, AUDIENCE = "https://login.example.org/", "ragstone"
@@ -139,10 +141,43 @@ def test_new_keys_are_fetched_and_callers_cannot_make_it_ask_without_end(issuer,
 
 def test_a_provider_that_is_away_stops_nobody_whose_key_is_known(issuer, provider):
     provider.away = True
-    with pytest.raises(StoreUnreachable):
-        issuer.caller(token())
+    for _ in range(5):  # one of them asks
+        with pytest.raises(StoreUnreachable):
+            issuer.caller(token())
+    assert len(provider.asked) == 1
     provider.away = False
+    issuer._tried -= 4
     issuer.caller(token())
     provider.away = True
     issuer._tried -= 601
     assert issuer.caller(token()).name == "user:alice"
+
+
+def test_a_slow_provider_holds_up_nobody_whose_key_is_known(issuer, provider):
+    issuer.caller(token())
+    issuer._tried -= 31
+    began, answered = threading.Event(), threading.Event()
+
+    def slow(url):
+        began.set()
+        assert answered.wait(10)
+        return provider(url)
+
+    issuer._fetch = slow
+    provider.keys.append(published(OTHER, "three"))
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(issuer.caller, token(OTHER, "three"))
+        assert began.wait(10)
+        assert issuer.caller(token()).name == "user:alice"
+        with pytest.raises(Overloaded):  # not refused: it may be right
+            issuer.caller(token(OTHER, "three"))
+        issuer._tried -= 601  # old, and there is nothing newer
+        assert issuer.caller(token()).name == "user:alice"
+        answered.set()
+        assert fetching.result(10).name == "user:alice"
+
+
+def test_keys_for_something_else_sign_nothing(issuer, provider):
+    provider.keys = [{**published(SIGNING, "one"), "use": "enc"}]
+    with pytest.raises(Unauthenticated):
+        issuer.caller(token())

@@ -69,6 +69,15 @@ def written(lm_parts, monkeypatch):
     return streams
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_what_only_looks_whether_it_is_there_is_answered(parts, path):
+    """Load balancers and monitors ask with HEAD."""
+    with server(Orchestrator(parts, Scope("default"))) as client:
+        found = client.head(path)
+        assert (found.status_code, found.content) == (200, b"")
+        assert found.headers["content-type"] == client.get(path).headers["content-type"]
+
+
 def test_a_client_that_goes_away_stops_the_model(lm_parts, lighthouses, written):
     watched = Watched(lm_parts)
     with server(watched) as client:
