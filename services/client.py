@@ -12,7 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from rag.errors import NotFound, Overloaded, RagError, StoreUnreachable
-from services.problems import class_of
+from services.kinds import class_of
 
 PAGE = 1000
 CURSOR = "cursor"  # the parameter that takes the `next` of the page before

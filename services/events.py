@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from rag import types as t
 from rag.errors import RagError
-from services.problems import problem
+from services.kinds import problem
 from services.schemas import AskResponse, CitationOut, HitOut, Wire
 from services.threads import Stream, unless_gone
 

@@ -26,6 +26,7 @@ from rag.orchestrator import Orchestrator
 from rag.settings import LATE_INTERACTION, QUOTE
 from services import problems
 from services.events import EventStream
+from services.kinds import kind_of
 from services.openai_words import (
     ERROR_SCHEMA,
     PLAIN,
@@ -111,14 +112,14 @@ def _failed(error: RagError | HTTPException) -> Response:
     if isinstance(error, HTTPException):
         body = error_object(str(error.detail), "invalid_request_error")
         return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))
-    status = 400 if problems.kind_of(error).status == 422 else problems.kind_of(error).status
+    status = 400 if kind_of(error).status == 422 else kind_of(error).status
     told = problems.respond(error, "").headers
     kept = {k: v for k, v in told.items() if k.lower() in ("retry-after", "www-authenticate")}
     return JSONResponse(_error(error), status, headers=kept)
 
 
 def _error(error: Exception) -> dict[str, Any]:
-    kind = problems.kind_of(error)
+    kind = kind_of(error)
     if not isinstance(error, RagError):
         return error_object("Something went wrong inside.", "server_error")
     types = {

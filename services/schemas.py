@@ -15,7 +15,7 @@ from rag.prove import Proof
 from rag.retrieve import Mode
 from rag.sampling import Sampling
 from rag.settings import FusionName
-from services.problems import problem_type
+from services.kinds import problem_type
 
 
 def _storable(value: Any) -> Any:  # noqa: ANN401 - any JSON

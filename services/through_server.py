@@ -12,7 +12,7 @@ from rag.sources import Source
 from rag.types import DocumentReport
 from services.client import Client, path_of
 from services.destination import Copy, Standing
-from services.problems import class_of
+from services.kinds import class_of
 
 FACE = ("id", "source", "title", "chunks", "tokens", "pages", "characters")
 UNDER_WAY = ("receiving", "queued", "running")

@@ -22,8 +22,9 @@ from rag.fetch import FetchLimits, check_url, disposition_name, fetch, named, ur
 from rag.jobs import Upload
 from rag.settings import Settings
 from rag.sources import Source, check_id, check_metadata, derived_id
+from services.kinds import MalformedBody
 from services.limits import FORM_BYTES
-from services.problems import MalformedBody, is_json
+from services.problems import is_json
 from services.schemas import DocumentIn, DocumentsRequest, DocumentText, UploadFields
 
 FILE_FIELDS = ("files", "file")

@@ -13,11 +13,30 @@ from tests import postgres as servers
 from tests import secrets_watch
 
 WATCH = secrets_watch.begin()
+# They take a minute or more, and are begun first: else the end of the run is one of them alone.
+LONG = (
+    "crash/test_kills", "services/test_contract", "services/test_ingest_command",
+    "services/test_cli", "rag/test_migrate", "services/test_tenancy", "services/test_page",
+    "services/test_restart", "models/test_torch_lm", "services/test_score_batch",
+    "models/test_genai", "eval/test_notebook",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Converted models outlive a run, and do not end up among the user's own."""
     os.environ["RAG_CACHE"] = str(config.cache.mkdir("models"))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the threads of one wait for the cores of another
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, in the order above."""
+
+    def turn(item: pytest.Item) -> int:
+        file = item.path.with_suffix("").as_posix()
+        return next((n for n, name in enumerate(LONG) if file.endswith(name)), len(LONG))
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(autouse=True)

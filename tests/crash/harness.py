@@ -3,6 +3,7 @@
 import json
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,11 @@ from rag.archive import SEAL_BYTES, Archive
 from rag.disk import UNFINISHED
 from rag.embed import load_embedder
 from rag.errors import MalformedBackup
-from rag.models.load import BUNDLED_ID, resolve
 from rag.parts import engines_of
 from rag.restore import restore
 from rag.settings import load_settings
-from tests.crash.victim import MAIL, MIGRATION_STEPS, STEPS, files_of
+from tests import tiny_models
+from tests.crash.victim import CHUNK_TOKENS, MAIL, MIGRATION_STEPS, STEPS, files_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*(f"doc-{n}" for n in range(6)), MAIL]
@@ -47,10 +48,10 @@ class Violation(AssertionError):
 class Victim:
     """The process, and the line to it."""
 
-    def __init__(self, data: Path, sabotage: str, other: Path) -> None:
+    def __init__(self, data: Path, sabotage: str, models: tuple[Path, Path]) -> None:
         self._log = (data.parent / "victim.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.victim", str(data), sabotage, str(other)],
+            [sys.executable, "-m", "tests.crash.victim", str(data), sabotage, *map(str, models)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
         self._read()
@@ -148,20 +149,20 @@ class Model:
         check_attachments(seen["documents"], self.promised[MAIL])
 
 
-def other_embedder(folder: Path) -> Path:
-    """MiniLM under another instruction: the same weights, and vectors that do not compare.
+def embedders(folder: Path) -> tuple[Path, Path]:
+    """Two with the same weights under different instructions: their vectors do not compare.
 
-    It is converted here, so that no victim spends its time on that.
+    They are tiny, because what they mean is not looked at, and converted here, so that no victim
+    spends its time on that.
     """
-    if not folder.exists():
-        folder.mkdir()
-        for file in resolve(BUNDLED_ID).path.iterdir():
-            (folder / file.name).symlink_to(file)
-        prompts = folder / "config_sentence_transformers.json"
-        prompts.unlink(missing_ok=True)
-        prompts.write_text(json.dumps({"prompts": {"document": "passage: ", "query": "query: "}}))
-        load_embedder(str(folder), engines=engines_of(load_settings())).close()
-    return folder
+    one = tiny_models.bge(folder / "one", max_tokens=2 * CHUNK_TOKENS)
+    other = folder / "other"
+    shutil.copytree(one, other)
+    prompts = {"prompts": {"document": "passage: ", "query": "query: "}}
+    (other / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    for model in (one, other):
+        load_embedder(str(model), engines=engines_of(load_settings())).close()
+    return one, other
 
 
 def unmarked(document: str, there: dict[str, Any]) -> int:
@@ -235,10 +236,10 @@ def kills(
     draw, model, died = random.Random(seed), Model(), Counter[str]()
     kept = Backups(data.parent / "backups")
     turns = cycle(at or POINTS + MIGRATION_POINTS)
-    other = other_embedder(data.parent / "other")
+    models = embedders(data.parent / "models")
     version = 0
     for number in range(total):
-        victim = Victim(data, sabotage, other)
+        victim = Victim(data, sabotage, models)
         where = AT_RANDOM if number % 3 == 2 and at is None else next(turns)
         # Only the mail comes by there.
         at_mail = "attachments" in where
@@ -293,7 +294,7 @@ def kills(
             victim.kill()
         kept.check()
     for there, expected in ((data, model), *kept.restored()):
-        victim = Victim(there, sabotage, other)
+        victim = Victim(there, sabotage, models)
         victim.do("drain")
         expected.check(victim.do("look"))
         victim.kill()

@@ -1,6 +1,6 @@
 """A process that ingests, updates, deletes, migrates and backs up until it is killed.
 
-`python -m tests.crash.victim DATA SABOTAGE OTHER-EMBEDDER`
+`python -m tests.crash.victim DATA SABOTAGE EMBEDDER OTHER-EMBEDDER`
 
 Commands come as lines of JSON, and a line goes out for each that was carried out: a promise. It
 kills itself right before or after the n-th call of a step when it is told to. A thread searches
@@ -34,7 +34,6 @@ from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.journal import Journal
 from rag.migrating import Migrator
-from rag.models.load import BUNDLED_ID
 from rag.objects import ObjectStore
 from rag.orchestrator import Orchestrator
 from rag.sources import Source
@@ -42,6 +41,7 @@ from rag.store.edge import EdgeStore
 
 COLLECTION = "docs"
 MAIL = "mail"  # the one document that is a mail; the others are texts
+CHUNK_TOKENS = 256  # of a tiny tokenizer: some sentences
 MOST_UNDER_WAY = 8  # more would only make what has to be done after a restart longer
 MARK = re.compile(r"version (\d+) of (\S+)")
 
@@ -214,7 +214,7 @@ def on_with_the_migration(wish: str) -> str:
         return "something else was asked for"  # it went on in between
     except NotFound:
         serving = parts.catalog.collection(scope, COLLECTION).pipeline["embedder"]["id"]
-        to = other if serving == BUNDLED_ID else BUNDLED_ID
+        to = other if serving == embedder else embedder
         migrate.start(parts, scope, COLLECTION, to, Options(most_loss=1.0))
     migrator.wake()
     return "asked"
@@ -283,12 +283,12 @@ def carry_out(command: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR1)  # where it stands, for one that stands still
-    data, how, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    data, how, embedder, other = Path(sys.argv[1]), *sys.argv[2:5]
     out = threading.Lock()
     plan = Plan()
     rag = Orchestrator.open(
-        data, profile="starter", embed_batch=4, chunk_tokens=64, chunk_overlap=0, max_limit=1000,
-        ingest_threads=2, compare_queries=3,
+        data, profile="starter", embedder=embedder, embed_batch=4, chunk_tokens=CHUNK_TOKENS,
+        chunk_overlap=0, max_limit=1000, ingest_threads=2, compare_queries=3,
     )  # fmt: skip
     sabotage(how)
     shelf.ensure(rag.parts, rag.scope, COLLECTION)
