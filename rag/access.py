@@ -57,6 +57,12 @@ def groups_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(metadata.get(ACL) or ())
 
 
+def guarded(metadata: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with the `acl` of others, or without one if these have none."""
+    rest = {key: value for key, value in metadata.items() if key != ACL}
+    return {**rest, ACL: by[ACL]} if ACL in by else rest
+
+
 def packed(metadata: Mapping[str, Any]) -> str:
     """The groups as a column keeps them: `|finance|legal|`, empty for everybody."""
     groups = groups_of(metadata)

@@ -41,6 +41,7 @@ def enclosed(source: Source, document: Document) -> tuple[Arrival, ...]:
             parent=source.document_id,
             depth=source.depth + 1,
             password=source.password,
+            acl_assumed=not source.says_acl,
         )
         arrivals.append(Arrival(child, attachment.content_hash))
     return tuple(arrivals)

@@ -115,7 +115,8 @@ class DocumentRecord:
 class Revision:
     """What a flip makes live: the document's face and the counts of its new generation.
 
-    `parent` is the document that it is attached to, `children` are those attached to it.
+    `parent` is the document that it is attached to, `children` are those attached to it. Unless it
+    `says_acl`, who may see the document stays as it is, if it is there.
     """
 
     document_id: str
@@ -135,6 +136,7 @@ class Revision:
     parent: str | None = None
     children: tuple[str, ...] = ()
     truncated_tokens: int = 0  # that the embedder did not read; only for the report
+    says_acl: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,7 @@ class Catalog:
             query = _live(scope, found).where(documents.c.document_id == document_id)
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
-            raise _no_document(document_id, found.name)
+            raise no_document(document_id, found.name)
         return _document(row)
 
     def live_generations(
@@ -373,8 +375,9 @@ class Catalog:
         """Make the revision's generation the live one, in one transaction.
 
         Children that the revision does not name are deleted with it. False when a newer generation
-        is live already, or this one was given up: then only its points have to go. Raises
-        CollectionMoved, and Forbidden where it would replace what the scope does not see.
+        is live already, or this one was given up: then only its points have to go. Where the acl of
+        before stays (`says_acl`), the points are to be painted. Raises CollectionMoved, and
+        Forbidden where it would replace what the scope does not see.
         """
         with self._write(within) as connection:
             found = self.locked(connection, scope, which)
@@ -387,7 +390,7 @@ class Catalog:
                 return False
             if not _is_writing(connection, found, revision.generation):
                 return False  # it was given up meanwhile, and its points may be gone
-            self._make_live(connection, found, revision, replace=live is not None)
+            self._make_live(connection, found, revision, live)
             if live is not None:
                 self._count(connection, found, [live.generation], -1)
                 _mark_stale(connection, [live.generation])
@@ -758,9 +761,16 @@ class Catalog:
             self._unmake(connection, found, list(connection.execute(query).scalars()))
 
     def _make_live(
-        self, connection: sa.Connection, found: Collection, revision: Revision, *, replace: bool
+        self,
+        connection: sa.Connection,
+        found: Collection,
+        revision: Revision,
+        live: sa.Row[Any, Any] | None,
     ) -> None:
         now = datetime.now(UTC)
+        metadata = dict(revision.metadata)
+        if live is not None and not revision.says_acl:
+            metadata = access.guarded(metadata, live.metadata)
         connection.execute(
             generations.update()
             .where(generations.c.id == revision.generation)
@@ -779,18 +789,18 @@ class Catalog:
             "source": revision.source,
             "title": revision.title,
             "media_type": revision.media_type,
-            "metadata": dict(revision.metadata),
-            "acl": access.packed(revision.metadata),
+            "metadata": metadata,
+            "acl": access.packed(metadata),
             "content_hash": revision.content_hash,
             "fingerprint": revision.fingerprint,
-            "patches": 0,
+            "patches": int(metadata != revision.metadata),  # its points say something else
             "painted": 0,
             "renamed": False,
             "updated_at": now,
             "parent": revision.parent,
         }
         key = {"collection_id": found.id, "document_id": revision.document_id}
-        if replace:
+        if live is not None:
             connection.execute(
                 documents.update()
                 .where(*(documents.c[column] == value for column, value in key.items()))
@@ -866,7 +876,8 @@ def _no_collection(name: str) -> NotFound:
     )
 
 
-def _no_document(document_id: str, name: str) -> NotFound:
+def no_document(document_id: str, name: str) -> NotFound:
+    """What is said of a document that is not there, and of one that is not to be seen."""
     return NotFound(
         f"There is no document {document_id[:200]!r} in collection {name!r}.",
         hint=f"`rag ls {name}` or GET /v1/documents lists those there are.",
@@ -991,10 +1002,12 @@ def _forget_shown(connection: sa.Connection, collection_id: int, ids: Sequence[s
     )
 
 
-def _live_row(connection: sa.Connection, found: Collection, document_id: str) -> sa.Row[Any] | None:
+def _live_row(
+    connection: sa.Connection, found: Collection, document_id: str
+) -> sa.Row[Any, Any] | None:
     """The live row of a document, in a collection that is locked."""
     return connection.execute(
-        sa.select(documents.c.generation).where(
+        sa.select(documents.c.generation, documents.c.metadata).where(
             documents.c.collection_id == found.id, documents.c.document_id == document_id
         )
     ).one_or_none()

@@ -25,6 +25,7 @@ from rag.objects import digest
 from rag.parse import text_document
 from rag.parse.options import Options
 from rag.parts import Parts
+from rag.patch import show
 from rag.settings import Settings
 from rag.sources import Source, as_text, check_id, check_metadata
 from rag.split import Split
@@ -219,6 +220,7 @@ def revision(
         parent=source.parent or None,
         children=tuple(child.source.document_id for child in children),
         truncated_tokens=truncated(split, parts.embedder_for(found).max_tokens),
+        says_acl=source.says_acl,
     )
 
 
@@ -319,6 +321,8 @@ class Unjournaled:
         ids = {revision.document_id}
         self._gone = catalog.descendants(scope, found, ids, but=revision.children)
         catalog.flip(scope, found, revision)
+        if replaces and not revision.says_acl:
+            show(self._parts, scope, found, revision.document_id)
         self.children = children
         return report_of(revision, "replaced" if replaces else "ingested")
 

@@ -34,7 +34,7 @@ from rag.journal import Arrival, Job, LeaseLost, Task
 from rag.objects import digest_of
 from rag.orchestrator import Orchestrator
 from rag.parts import Parts
-from rag.patch import paint_all
+from rag.patch import paint_all, show
 from rag.room import Room
 from rag.sources import Source
 from rag.types import Document, DocumentReport, Scope
@@ -490,4 +490,6 @@ class Journaled:
         )
         for document_id in sorted(gone):
             purge(self._parts, task.scope, task.collection, document_id)
+        if report.status == "replaced" and not revision.says_acl:
+            show(self._parts, task.scope, task.collection, task.document_id)
         return report

@@ -30,12 +30,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from rag import access, errors
-from rag.catalog import Catalog, Collection, DocumentRecord, Revision
+from rag.catalog import Catalog, Collection, DocumentRecord, Revision, no_document
 from rag.database import Database, utc
 from rag.errors import Cancelled, Conflict, NotFound, Overloaded, RagError
 from rag.objects import digest
 from rag.sources import Source
-from rag.tables import collections, generations, jobs, migrations, tasks
+from rag.tables import collections, documents, generations, jobs, migrations, tasks
 from rag.types import DocumentReport, Scope
 
 State = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
@@ -56,6 +56,11 @@ class Arrival:
 
     source: Source
     content_hash: str
+
+    def attached_to(self, metadata: Mapping[str, Any]) -> "Arrival":
+        """As what is attached to a document with these metadata: seen by those who see that."""
+        source = replace(self.source, metadata=access.guarded(self.source.metadata, metadata))
+        return replace(self, source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,8 @@ class Journal:
         """
         now = _now()
         request_hash = _request_hash(arrivals)
+        if key is not None and scope.caller is not None:  # another's key is another key
+            key = digest(f"{scope.caller} {key}".encode())
         with _same_key_at_once(), self._database.write() as connection:
             found = self._catalog.locked(connection, scope, collection, shared=True)
             if key is not None:
@@ -174,15 +181,15 @@ class Journal:
                 if row := connection.execute(query).one_or_none():
                     if row.request_hash != request_hash:
                         raise Conflict(
-                            f"Something else was sent under Idempotency-Key {key[:80]!r}.",
+                            "Something else was sent under this Idempotency-Key.",
                             hint="Use a new key for a new request.",
                         )
                     if self._is_receiving(connection, row.id):
                         raise Overloaded("The same request is just being received.")
                     return str(row.id), False
             ids = [arrival.source.document_id for arrival in arrivals]
-            for at in range(0, len(ids), AT_ONCE):
-                self._catalog.check_seen(connection, scope, found, ids[at : at + AT_ONCE])
+            for some in _parts(ids):
+                self._catalog.check_seen(connection, scope, found, some)
             _check_room(connection, most_waiting)
             self._database.lock_objects(connection, shared=True)
             job_id = uuid4().hex
@@ -492,16 +499,20 @@ class Journal:
     def retry(self, scope: Scope, job_id: str) -> Job:
         """Queue a job's failed and cancelled documents again.
 
-        Not those that came with a password, which is forgotten. Raises NotFound, Conflict.
+        Not those that came with a password, which is forgotten. From then on they are whoever
+        asked's as well, and replace nothing that one of the two does not see. Raises NotFound,
+        Conflict, Forbidden.
         """
-        self.job(scope, job_id)
+        job = self.job(scope, job_id)
         with self._database.write() as connection:
+            found = self._catalog.locked(connection, scope, job.collection, shared=True)
             ended = sa.and_(
                 tasks.c.job_id == job_id,
                 tasks.c.state.in_(("failed", "cancelled")),
                 tasks.c.content_hash != "",  # those of deleted documents are gone
                 sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now()),
             )
+            self._take_over(connection, scope, found, ended)
             locked = connection.execute(
                 tasks.update()
                 .where(ended, tasks.c.password.is_not(None))
@@ -569,31 +580,38 @@ class Journal:
         """Delete, all in one transaction, those of the documents for which `still` holds in it.
 
         What was accepted of them before is cancelled, and what is attached to them goes with them.
-        Returns the ids of all that were deleted.
+        Returns the ids of all that were deleted and seen.
         """
         deleted: set[str] = set()
         with self._database.write() as connection:
             found = self._catalog.locked(connection, scope, collection)
-            for at in range(0, len(document_ids), AT_ONCE):
-                part = document_ids[at : at + AT_ONCE]
+            for part in _parts(document_ids):
                 records = self._catalog.records(connection, scope, found, part)
                 going = [record.id for record in records if still(record)]
                 below = self._catalog.descendants(scope, found, set(going), within=connection)
                 mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id.in_(going))
                 self._give_up(connection, mine, *_attached(found, below))
-                deleted |= {*self._catalog.delete_documents(connection, found, going), *below}
+                for some in _parts(sorted(below)):
+                    seen = self._catalog.records(connection, scope, found, some)
+                    deleted |= {record.id for record in seen}
+                deleted |= {*self._catalog.delete_documents(connection, found, going)}
         self._catalog.drop_doomed()
         return sorted(deleted)
 
     def forget_document(self, scope: Scope, collection: str, document_id: str) -> bool:
-        """Forget a deleted document's tasks, and jobs that held no other.
+        """Forget a deleted document's tasks, and jobs that held no other; those that are seen.
 
         False when somebody may still be working on one of them, or one was accepted since: then
-        these stay.
+        these stay. Raises NotFound for a document that the scope does not see.
         """
         with self._database.write() as connection:
             found = self._catalog.locked(connection, scope, collection)
-            mine = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
+            self.check_known(connection, scope, found, document_id)
+            mine = sa.and_(
+                tasks.c.collection_id == found.id,
+                tasks.c.document_id == document_id,
+                access.document_rows(scope, tasks.c.acl),
+            )
             let_go = sa.or_(tasks.c.lease_until.is_(None), tasks.c.lease_until <= _now())
             going = sa.and_(mine, tasks.c.state.not_in(OPEN), let_go)
             query = sa.select(tasks.c.id, tasks.c.job_id, tasks.c.content_hash).where(going)
@@ -606,6 +624,20 @@ class Journal:
             left = connection.execute(sa.select(tasks.c.id).where(mine).limit(1)).first()
         self._catalog.drop_doomed()
         return left is None
+
+    def check_known(
+        self, connection: sa.Connection, scope: Scope, found: Collection, document_id: str
+    ) -> None:
+        """Raise NotFound for a document, there or on its way, that the scope does not see."""
+        if self._catalog.records(connection, scope, found, [document_id]):
+            return
+        of = sa.and_(tasks.c.collection_id == found.id, tasks.c.document_id == document_id)
+        query = sa.select(tasks.c.id).where(of, ~access.document_rows(scope, tasks.c.acl)).limit(1)
+        if (
+            self._catalog.hidden(connection, scope, found, [document_id])
+            or connection.execute(query).first() is not None
+        ):
+            raise no_document(document_id, found.name)
 
     def forget(self, before: datetime) -> None:
         """Forget jobs that ended before a time, and what was only kept for trying them again."""
@@ -624,6 +656,25 @@ class Journal:
         self._catalog.drop_doomed()
 
     # Inside a transaction
+
+    def _take_over(
+        self,
+        connection: sa.Connection,
+        scope: Scope,
+        found: Collection,
+        which: sa.ColumnElement[bool],
+    ) -> None:
+        """Leave tasks the groups that the scope has as well."""
+        if scope.groups is None:
+            return
+        query = sa.select(tasks.c.id, tasks.c.document_id, tasks.c.groups).where(which)
+        rows = connection.execute(query).all()
+        for some in _parts([row.document_id for row in rows]):
+            self._catalog.check_seen(connection, scope, found, some)
+        for row in rows:
+            both = scope.groups if row.groups is None else scope.groups.intersection(row.groups)
+            mine = tasks.c.id == row.id
+            connection.execute(tasks.update().where(mine).values(groups=sorted(both)))
 
     def _hold(self, connection: sa.Connection, task: Task) -> None:
         """Raise LeaseLost unless the claim holds; lock the task on Postgres."""
@@ -678,6 +729,8 @@ class Journal:
         children: Sequence[Arrival],
     ) -> None:
         """Queue a document's attachments in its job. Their bytes are kept by its generation."""
+        parent = self._catalog.document(task.scope, found, task.document_id, within=connection)
+        children = [child.attached_to(parent.metadata) for child in children]
         query = sa.select(sa.func.max(tasks.c.position)).where(tasks.c.job_id == task.job_id)
         first = int(connection.execute(query).scalar_one()) + 1
         rows = [
@@ -729,8 +782,15 @@ class Journal:
 
 
 def _jobs(scope: Scope) -> sa.Select[Any]:
-    """Those that the scope reaches, none with a document that it does not see."""
+    """Those that the scope reaches, none with a document that it does not see, then or now."""
+    hidden = sa.exists().where(
+        documents.c.collection_id == tasks.c.collection_id,
+        documents.c.document_id == tasks.c.document_id,
+        ~access.document_rows(scope, documents.c.acl),
+    )
     unseen = ~access.document_rows(scope, tasks.c.acl)
+    if scope.groups is not None:
+        unseen = sa.or_(unseen, hidden)
     return (
         sa.select(jobs, collections.c.name)
         .join(collections, collections.c.id == jobs.c.collection_id)
@@ -856,15 +916,19 @@ def _request_hash(arrivals: Sequence[Arrival]) -> str:
 
 def _attached(found: Collection, ids: Set[str]) -> list[sa.ColumnElement[bool]]:
     """Picks the tasks of attachments; several, because databases bound the number of parameters."""
-    ordered = sorted(ids)
     return [
         sa.and_(
             tasks.c.collection_id == found.id,
-            tasks.c.document_id.in_(ordered[at : at + 500]),
+            tasks.c.document_id.in_(some),
             tasks.c.parent.is_not(None),  # else somebody sent it as a document of its own
         )
-        for at in range(0, len(ordered), 500)
+        for some in _parts(sorted(ids))
     ]
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many at once as a statement takes."""
+    return (ids[at : at + AT_ONCE] for at in range(0, len(ids), AT_ONCE))
 
 
 def _forgotten() -> sa.ColumnElement[str | None]:
@@ -885,6 +949,7 @@ def _packed(source: Source) -> dict[str, Any]:
     `is_text` says that the bytes are a text to be taken as it is.
     """
     attached = {"parent": source.parent, "depth": source.depth} if source.parent else {}
+    assumed = {"acl_assumed": True} if source.acl_assumed else {}
     return {
         "name": source.name,
         "origin": source.origin,
@@ -894,6 +959,7 @@ def _packed(source: Source) -> dict[str, Any]:
         "metadata": dict(source.metadata),
         "is_text": source.is_text,
         **attached,
+        **assumed,
     }
 
 

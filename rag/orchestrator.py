@@ -329,7 +329,8 @@ class Orchestrator:
         except CollectionMoved:  # what was written is in the index of before: once more
             report, children = self._add(source, content, collection, on_progress)
         reports = [report]
-        for child in children:
+        parent = self.parts.catalog.document(self.scope, collection, report.id)
+        for child in (one.attached_to(parent.metadata) for one in children):
             file = replace(child.source, content=self.parts.objects.get(child.content_hash))
             try:
                 reports += self.add_all(file, collection=collection, on_progress=on_progress)

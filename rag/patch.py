@@ -35,18 +35,24 @@ def change(
     """Apply an RFC 7396 merge patch to title and metadata: null removes, what is left out stays.
 
     A title that is removed is again the one that was found in the document. Who may see a document
-    may see what is attached to it: a changed `acl` is given to that as well. Raises NotFound,
-    InvalidInput, TooLarge, and Conflict while a newer version of the document is being ingested.
+    may see what is attached to it: a changed `acl` is given to that as well, unless the scope does
+    not see it. Raises NotFound, InvalidInput, TooLarge, and Conflict while a newer version of the
+    document is being ingested.
     """
     check_id(document_id)
     _check(merge)
     changed, attached = _write_down(parts, scope, collection, document_id, merge)
     for painted in (document_id, *attached):
-        try:
-            paint(parts, scope, collection, painted)
-        except RagError as error:
-            log.warning("the points of %r do not show its patch yet: %s", painted, error)
+        show(parts, scope, collection, painted)
     return changed
+
+
+def show(parts: Parts, scope: Scope, collection: Which, document_id: str) -> None:
+    """Have the points of a document say what the catalog says; if not now, the next sweep does."""
+    try:
+        paint(parts, scope, collection, document_id)
+    except RagError as error:
+        log.warning("the points of %r do not show its patch yet: %s", document_id, error)
 
 
 def paint(
@@ -142,7 +148,7 @@ def _write_down(
         renamed = record.renamed or title != record.title
         _set(connection, found, document_id, metadata, title=title, renamed=renamed)
         if access.packed(metadata) != access.packed(record.metadata):
-            attached = _give_attached(parts, connection, found, document_id, metadata)
+            attached = _give_attached(parts, scope, connection, found, document_id, metadata)
         connection.execute(
             collections.update()
             .where(collections.c.id == found.id)
@@ -154,20 +160,18 @@ def _write_down(
 
 def _give_attached(
     parts: Parts,
+    scope: Scope,
     connection: sa.Connection,
     found: Collection,
     document_id: str,
     metadata: Mapping[str, Any],
 ) -> list[str]:
-    """Give what is attached to a document its `acl`. Returns the ids."""
+    """Give what is attached to a document, and seen by the scope, its `acl`. Returns the ids."""
     everything = Scope(found.tenant)
     ids = sorted(parts.catalog.descendants(everything, found, {document_id}, within=connection))
-    records = parts.catalog.records(connection, everything, found, ids)
+    records = parts.catalog.records(connection, scope, found, ids)
     for record in records:
-        own = {key: value for key, value in record.metadata.items() if key != access.ACL}
-        if access.ACL in metadata:
-            own[access.ACL] = metadata[access.ACL]
-        _set(connection, found, record.id, own)
+        _set(connection, found, record.id, access.guarded(record.metadata, metadata))
     return [record.id for record in records]
 
 

@@ -92,6 +92,8 @@ def delete_proved(
     """
     check_id(document_id)
     indexes = parts.catalog.indexes(scope, collection)  # one that is built aside holds it as well
+    with parts.database.read() as connection:
+        parts.journal.check_known(connection, scope, indexes[0], document_id)
     before = _count(parts, scope, indexes, document_id)
     kept = sum(reranker.kept() for reranker in parts.loaded_rerankers())
     if not any(before.rows.values()) and not before.points:
@@ -160,8 +162,9 @@ def _places(before: _Counts, after: _Counts) -> Iterator[Place]:
             why = "they are invisible, and deleted by the next sweep" if has else ""
             yield Place(f"points of generation {generation}", had, has, why)
     for name, what in sorted(before.objects.items(), key=lambda item: (item[1], item[0])):
-        left = int(name in after.there)
-        user = after.users.get(name, "")
+        user = after.users.get(name)
+        # Nobody is told by this that somebody else has a document of the same content.
+        left = int(name in after.there and user != "")
         why = f"kept, because also used by {user}" if user else "it will be dropped later"
         yield Place(
             f"{what} {name[:12]}", int(name in before.there), left, why if left else "", bool(user)
@@ -176,7 +179,7 @@ def _count(
     earlier: _Counts | None = None,
 ) -> _Counts:
     with parts.database.read() as connection:
-        of_tasks = _of(tasks, indexes, document_id)
+        of_tasks = *_of(tasks, indexes, document_id), access.document_rows(scope, tasks.c.acl)
         job_ids = set(connection.execute(sa.select(tasks.c.job_id).where(*of_tasks)).scalars())
         if earlier is not None:
             job_ids |= earlier.jobs
@@ -260,7 +263,7 @@ def _other_users(
     document_id: str,
     objects: dict[str, str],
 ) -> dict[str, str]:
-    """digest -> a document that uses it as well; of another tenant's only that there is one."""
+    """digest -> a document that uses it as well, empty for one that the scope may not know of."""
     users: dict[str, str] = {}
     everyone = sa.true() if scope.groups is None else sa.false()
     mine = sa.and_(access.collection_rows(scope), everyone).label("own")
@@ -273,6 +276,6 @@ def _other_users(
                 .where(~sa.and_(*_of(table, indexes, document_id)))
             )
             for digest, other, collection, own in connection.execute(query):
-                user = f"{other!r} in {collection!r}" if own else "a document that is not yours"
-                users.setdefault(digest, user)
+                user = f"{other!r} in {collection!r}" if own else ""
+                users[digest] = users.get(digest) or user
     return users

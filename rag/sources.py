@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag.access import check_acl
+from rag.access import ACL, check_acl
 from rag.errors import InvalidInput, NotFound, TooLarge
 from rag.folder import LeftOut, Selection, walk
 from rag.types import Metadata
@@ -26,7 +26,8 @@ class Source:
     `name` is a file name, `origin` where it came from (path, URL): what the document is known by.
     `id` empty means one made from the origin, so that the same origin again replaces. `parent` is
     the id of the document that it is attached to, `depth` how many there are above it. `password`
-    opens it, or what is attached to it; it is kept only until the document is made.
+    opens it, or what is attached to it; it is kept only until the document is made. Nobody chose
+    an `acl` that is `acl_assumed`: it counts for a new document alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Source:
     parent: str = ""
     depth: int = 0
     password: str | None = field(default=None, repr=False)
+    acl_assumed: bool = False
 
     def __post_init__(self) -> None:
         if self.text is not None:
@@ -51,6 +53,11 @@ class Source:
     def document_id(self) -> str:
         """The given id, or a readable one made from the origin."""
         return self.id or derived_id(self.name, self.origin)
+
+    @property
+    def says_acl(self) -> bool:
+        """Whether whoever sent it chose who may see it."""
+        return ACL in self.metadata and not self.acl_assumed
 
     def read(self, limit: int) -> bytes:
         """The bytes. Raises TooLarge above `limit`, NotFound for a file that is gone."""

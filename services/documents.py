@@ -224,8 +224,7 @@ async def change_document(
     changes, a changed one replaces them. 409 while a newer version is being ingested.
     """
     merge = body.model_dump(exclude_unset=True)
-    if service.caller is not None:
-        service.caller.check_acl(merge.get("metadata") or {})
+    service.known.check_acl(merge.get("metadata") or {})
     call = partial(service.orchestrator.patch, document_id, merge, collection=collection)
     return DocumentOut.of(await service.calls.run(call))
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from rag import collection as shelf
+from rag.access import ACL
 from rag.errors import NotFound
 from rag.jobs import Upload
 from rag.journal import Job
@@ -140,10 +141,10 @@ def _check_collection(service: Service, name: str) -> None:
 
 def _owned(service: Service, upload: Upload) -> Upload:
     """The document as its sender's to see, see `Caller.own`. Raises Forbidden."""
-    if service.caller is None:
-        return upload
-    metadata = service.caller.own(upload.source.metadata)
-    return replace(upload, source=replace(upload.source, metadata=metadata))
+    source = upload.source
+    metadata = service.known.own(source.metadata)
+    assumed = ACL in metadata and ACL not in source.metadata
+    return replace(upload, source=replace(source, metadata=metadata, acl_assumed=assumed))
 
 
 def _job(service: Service, job_id: str) -> Job:

@@ -355,3 +355,34 @@ def test_an_attachment_replaces_nothing_that_its_sender_does_not_see(docs, inges
     assert "not yours to replace" in child.error.message
     assert docs.text(lamp.id, collection="docs") == "Of hr."
     assert fits(docs)
+
+
+def test_what_is_hidden_of_a_mail_is_not_opened_with_it(docs, ingest):
+    """Somebody took one attachment back: who opens the mail does not see it, and opens it not."""
+    ingest(sent(mail(lamp_txt=LAMP, horn_txt=HORN)))
+    lamp = records(docs)["lamp.txt (attached to Bell Rock)"]
+    docs.patch(lamp.id, {"metadata": {"acl": ["hr"]}}, collection="docs")
+    outside = docs.within(Scope("default", groups=frozenset({"it"})))
+    outside.patch("mail", {"metadata": {"acl": ["it"]}}, collection="docs")
+    acls = {title: record.metadata["acl"] for title, record in records(docs).items()}
+    assert acls == {
+        "Bell Rock": ["it"],
+        "horn.txt (attached to Bell Rock)": ["it"],
+        "lamp.txt (attached to Bell Rock)": ["hr"],
+    }
+    deleted = outside.delete_matching({"document_id": "mail"}, collection="docs")
+    assert lamp.id not in deleted  # it goes with the mail, and nobody is told
+    assert records(docs) == {}
+    assert fits(docs)
+
+
+def test_a_new_version_of_a_mail_that_was_taken_back_opens_nothing(docs, ingest):
+    """Neither the mail, nor what was attached to it, nor what is new."""
+    ingest(sent(mail(lamp_txt=LAMP)))
+    docs.patch("mail", {"metadata": {"acl": ["hr"]}}, collection="docs")
+    ingest(sent(mail("See the other files.", lamp_txt=LAMP + " Again.", horn_txt=HORN)))
+    assert {record.metadata["acl"][0] for record in records(docs).values()} == {"hr"}
+    assert len(records(docs)) == 3
+    outside = docs.within(Scope("default", groups=frozenset({"it"})))
+    assert outside.search("lamp horn Bell Rock", collection="docs").hits == ()
+    assert fits(docs)

@@ -2,9 +2,11 @@
 
 import io
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from rag import ingest as steps
 from rag import jobs as module
@@ -14,6 +16,7 @@ from rag.fsck import examine
 from rag.jobs import Ingestor, Upload
 from rag.journal import Journal
 from rag.sources import Source
+from rag.tables import tasks
 from rag.types import Scope
 from rag.work import Priority, current_work
 
@@ -88,6 +91,87 @@ def test_of_two_who_send_one_new_id_the_later_replaces_nothing_that_it_does_not_
     assert "not yours to replace" in refused.error.message
     assert docs.text("plan", collection="docs") == "Of hr."
     assert list(examine(docs.parts)) == []
+
+
+def group(docs, *names) -> Scope:
+    return Scope(docs.scope.tenant, groups=frozenset(names))
+
+
+def acl_of(docs, name):
+    record = docs.parts.catalog.document(docs.scope, "docs", name)
+    (point,) = docs.search(name, collection="docs", filter={"document_id": name}).hits
+    assert point.chunk.metadata.get("acl") == record.metadata.get("acl")
+    return record.metadata.get("acl")
+
+
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_new_version_is_seen_by_those_who_saw_the_one_before(docs, ingestor, in_background):
+    """Unless it says who may: a crawler that knows nothing of groups opens nothing."""
+    versions = iter(range(10))
+
+    def send(**more):
+        source = Source("plan", "plan", id="plan", text=f"Version {next(versions)}.", **more)
+        if in_background:
+            assert statuses(done(ingestor, ingestor.submit(docs.scope, "docs", [Upload(source)])))
+        else:
+            docs.add(source, collection="docs")
+        return acl_of(docs, "plan")
+
+    assert send() is None
+    # The groups of a member who does not say anything are for new documents.
+    assert send(metadata={"acl": ["it"]}, acl_assumed=True) is None
+    docs.patch("plan", {"metadata": {"acl": ["hr"]}}, collection="docs")
+    assert send() == ["hr"]
+    assert send(metadata={"year": 1811}) == ["hr"]
+    assert send(metadata={"acl": ["hr", "it"]}, acl_assumed=True) == ["hr"]
+    assert send(metadata={"acl": ["it"]}) == ["it"]
+    assert send(metadata={"acl": []}) == []
+    assert docs.parts.catalog.document(group(docs), "docs", "plan")
+    assert list(examine(docs.parts)) == []
+
+
+def test_who_tries_a_job_again_replaces_nothing_that_they_do_not_see(docs, ingestor):
+    """Though whoever sent it would have been allowed to."""
+    job = ingestor.submit(docs.scope, "docs", [Upload(Source("x", "x", id="x", text=" "))])
+    assert done(ingestor, job).state == "failed"  # open to all, and so is the job
+    secret = Source("x", "x", id="x", text="Of hr.", metadata={"acl": ["hr"]})
+    done(ingestor, ingestor.submit(docs.scope, "docs", [Upload(secret)]))
+    with pytest.raises(NotFound):  # it is hidden as well, now that its document is
+        docs.parts.journal.retry(group(docs, "it"), job.id)
+    assert docs.text("x", collection="docs") == "Of hr."
+
+
+def test_a_job_that_is_tried_again_is_whoever_asked_s_as_well(docs, ingestor):
+    """The document is hidden only after the job was queued again."""
+    job = ingestor.submit(docs.scope, "docs", [Upload(Source("x", "x", id="x", text=" "))])
+    assert done(ingestor, job).state == "failed"
+    docs.parts.journal.retry(group(docs, "it"), job.id)
+    with docs.parts.database.read() as connection:
+        query = sa.select(tasks.c.groups).where(tasks.c.job_id == job.id)
+        assert connection.execute(query).scalar_one() == ["it"]
+
+
+def test_a_job_is_hidden_with_its_document(docs, ingestor):
+    """Also when that is taken back later."""
+    job = done(ingestor, ingestor.submit(docs.scope, "docs", [text("a")]))
+    journal, outside = docs.parts.journal, group(docs, "it")
+    assert journal.job(outside, job.id).tasks[0].document_id == "a"
+    docs.patch("a", {"metadata": {"acl": ["hr"]}}, collection="docs")
+    with pytest.raises(NotFound):
+        journal.job(outside, job.id)
+    assert journal.list_jobs(outside) == []
+    assert [one.id for one in journal.list_jobs(group(docs, "hr"))] == [job.id]
+
+
+def test_idempotency_keys_are_their_callers_own(docs, ingestor):
+    """Nobody can take another's key, or learn that it was used."""
+    scopes = [replace(docs.scope, caller=name) for name in ("key:a", "key:b")]
+    jobs = [
+        ingestor.submit(scope, "docs", [text(scope.caller)], key="once").id
+        for scope in (*scopes, *scopes)
+    ]
+    assert jobs[:2] == jobs[2:]
+    assert jobs[0] != jobs[1]
 
 
 def test_ingestion_is_bulk_work(docs, ingestor, monkeypatch):

@@ -86,15 +86,38 @@ def test_what_another_document_uses_is_kept_and_said(docs):
     assert list(examine(docs.parts)) == []
 
 
-def test_another_tenants_document_is_not_named(docs):
+@pytest.mark.parametrize("there", [True, False])
+def test_it_does_not_tell_whether_somebody_else_has_the_same(docs, there):
+    """Else guesses could be tried: bytes that another tenant has as well stay, and are no news."""
     theirs = docs.within(Scope("theirs"))
     shelf.create(docs.parts, theirs.scope, "secret")
-    source = Source(name="s", origin="s", id="secret-id", text="The bell rings.")
+    source = Source(name="s", origin="s", id="secret-id", text="The bell rings." if there else "?")
     theirs.add(source, collection="secret")
     proof = prove(docs, "bell")
-    assert [place.why for place in proof.places if place.shared] == [
-        "kept, because also used by a document that is not yours"
-    ]
+    assert {(place.after, place.why, place.shared) for place in proof.places} == {(0, "", False)}
+    assert theirs.text("secret-id", collection="secret") == source.text
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_what_is_hidden_is_not_found_and_stays(docs, state):
+    """Neither its counts nor its records are anybody's who does not see it."""
+    source = Source("s", "s", id="secret", text="Of hr." if state == "done" else " ")
+    source = replace(source, metadata={"acl": ["hr"]})
+    worker = Ingestor(docs)
+    worker.start()
+    try:
+        job = worker.submit(docs.scope, "docs", [Upload(source)])
+        worker.ended(job.id).result(timeout=60)
+    finally:
+        worker.close()
+    outside = docs.within(Scope(docs.scope.tenant, groups=frozenset({"it"})))
+    for document_id in ("secret", "never there"):
+        with pytest.raises(NotFound):
+            delete_proved(outside.parts, outside.scope, "docs", document_id)
+    (task,) = docs.parts.journal.job(docs.scope, job.id).tasks
+    assert task.state == state
+    if state == "done":
+        assert docs.text("secret", collection="docs") == "Of hr."
 
 
 def test_points_that_nobody_knows_of_go_too(docs):
