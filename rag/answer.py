@@ -145,6 +145,8 @@ def cached(
             id=answer.trace_id,
             created_at=datetime.now(UTC),
             asked=asked,
+            # What another asked is in it.
+            prompt=found.trace.prompt if asked.question == found.trace.asked.question else (),
             answer=replace(answer, hits=(), passages=()),
         )
         answer = kept(answer, trace, parts, scope)

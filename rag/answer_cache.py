@@ -148,11 +148,11 @@ def again(kept: Kept, question: str) -> Iterator[AnswerEvent]:
     answer = kept.answer
     note = "from the answer cache"
     if _folded(question) != _folded(kept.question):
-        note += f": {kept.question!r} asked the same"
+        note += ": another question asked the same"  # it may be somebody else's: not quoted
     yield Retrieved(answer.hits)
     yield TextPiece(answer.text)
     yield from answer.citations
-    yield replace(answer, timings={}, notes=(*answer.notes, note))
+    yield replace(answer, question=question, timings={}, notes=(*answer.notes, note))
 
 
 def _differ(one: str, other: str) -> bool:

@@ -136,8 +136,9 @@ class Bucket:
     def _unreachable(self, error: Exception) -> StoreUnreachable:
         what = str(error) or type(error).__name__
         return StoreUnreachable(
-            f"The object store {self._root} does not answer: {what}.",
+            "The object store does not answer.",
             hint="Check RAG_OBJECTS_URL, RAG_OBJECTS_OPTIONS and the credentials.",
+            inside=f"{self._root}: {what}",
         )
 
 

@@ -133,8 +133,9 @@ class Database:
                     hint="Free some space; nothing that was stored is lost.",
                 ) from error
             raise StoreUnreachable(
-                f"The catalog's database does not answer: {cause.strip()}.",
+                "The catalog's database does not answer.",
                 hint="Check RAG_DATABASE_URL, or the permissions of the data folder.",
+                inside=cause.strip(),
             ) from error
 
 

@@ -113,7 +113,14 @@ class ModelUnavailable(RagError):
 
 
 class StoreUnreachable(RagError):
-    """Qdrant, or the catalog's database, does not answer."""
+    """Qdrant, or the catalog's database, does not answer.
+
+    `inside` is what its driver says: it may name hosts and users, and is for the operator alone.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", inside: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.inside = inside
 
 
 class StorageFull(RagError):

@@ -389,8 +389,8 @@ class Ingestor:
         self._journal.put_back(task, after=after, error=error)
         self._parts.metrics.document("retried")
         log.warning(
-            "document %r will be tried again in %.0f s: %s",
-            task.document_id, after.total_seconds(), error,
+            "document %r will be tried again in %.0f s: %s %s",
+            task.document_id, after.total_seconds(), error, getattr(error, "inside", ""),
         )  # fmt: skip
 
     def _fail(self, task: Task, error: RagError) -> None:

@@ -7,6 +7,7 @@ A key is found by its prefix and compared in constant time.
 
 import hashlib
 import hmac
+import logging
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ import sqlalchemy as sa
 from rag.access import check_group
 from rag.catalog import NAME
 from rag.database import Database, utc
-from rag.errors import InvalidInput, NotFound, Unauthenticated
+from rag.errors import InvalidInput, NotFound, StorageFull, StoreUnreachable, Unauthenticated
 from rag.tables import api_keys
 from rag.types import Scope
+
+log = logging.getLogger(__name__)
 
 Role = Literal["read", "write", "admin", "operator"]
 Permission = Literal["read", "write", "admin", "operate"]
@@ -127,11 +130,17 @@ class Keys:
         if found.state(now) != "active":
             raise refused()
         if found.used_at is None or now - found.used_at > USED_EVERY:
-            with self._database.write() as connection:
-                connection.execute(
-                    api_keys.update().where(api_keys.c.prefix == prefix).values(used_at=now)
-                )
+            self._note_use(prefix, now)
         return found
+
+    def _note_use(self, prefix: str, now: datetime) -> None:
+        """Where nothing can be written, keys still open: questions are answered on a full disk."""
+        used = api_keys.update().where(api_keys.c.prefix == prefix).values(used_at=now)
+        try:
+            with self._database.write() as connection:
+                connection.execute(used)
+        except (StorageFull, StoreUnreachable) as error:
+            log.warning("when key %s was used last is not kept: %s", prefix, error)
 
     def key(self, prefix: str) -> Key:
         """One of them. Raises NotFound."""

@@ -23,7 +23,11 @@ from rag.types import Metadata, Scope
 EVERYTHING: frozenset[Permission] = frozenset({"read", "write", "admin", "operate"})
 MOST_BUCKETS = 10_000
 WRONG_KEYS_PER_MINUTE = 60  # of one address
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")  # by a proxy
+# Put there by a proxy: who asks is then not on this machine, whatever the connection says.
+FORWARDED = (
+    "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server",
+    "x-real-ip", "via", "cf-connecting-ip",
+)  # fmt: skip
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -168,7 +172,7 @@ class Gate:
                 "Without API keys this service answers programs on its own machine alone.",
                 hint="Make a key with `rag keys create` and send it as `Authorization: Bearer`.",
             )
-        foreign = origin and urlsplit(origin).netloc.casefold() != host.casefold()
+        foreign = origin and _place(origin) != host.casefold()
         if foreign and method not in SAFE_METHODS and origin not in self._settings.cors_origins:
             raise Forbidden(
                 f"Pages of {origin[:200]!r} may not write here.",
@@ -234,6 +238,14 @@ class Rates:
         now = time.monotonic()
         left, at = self._buckets.get(name, (float(per_minute), now))
         return min(float(per_minute), left + (now - at) * per_minute / 60)
+
+
+def _place(origin: str) -> str:
+    """Host and port of an Origin header."""
+    try:
+        return urlsplit(origin).netloc.casefold()
+    except ValueError:
+        return ""
 
 
 def _name(host: str) -> str:

@@ -92,7 +92,10 @@ def told(command: Callable[[], object]) -> None:
     try:
         command()
     except RagError as error:
-        err.print(f"[red]Error:[/] {escape(error.message)}")
+        message = error.message
+        if isinstance(error, StoreUnreachable) and error.inside:
+            message = f"{message.rstrip('.')} ({error.inside})."
+        err.print(f"[red]Error:[/] {escape(message)}")
         if error.hint:
             err.print(f"[dim]{escape(error.hint)}[/]")
         sys.exit(exit_code(error))

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
@@ -99,6 +99,7 @@ async def list_documents(
 
 @router.delete("/documents")
 async def delete_documents(
+    request: Request,
     service: Writing,
     collection: InCollection = "default",
     where: Filter = None,
@@ -118,6 +119,8 @@ async def delete_documents(
         purge=False,
     )
     ids = await service.calls.run(call)
+    done = "would be deleted" if dry_run else "deleted"
+    request.state.subject = f"collection={collection} {len(ids)} {done}"
     if ids and not dry_run:
         service.ingestor.sweep_soon()
     return Deleted(count=len(ids), dry_run=dry_run, documents=ids)
@@ -214,6 +217,7 @@ async def get_document(
 async def change_document(
     document_id: str,
     body: Annotated[DocumentChanges, Body(openapi_examples=_PATCHES)],
+    request: Request,
     service: Writing,
     collection: InCollection = "default",
 ) -> DocumentOut:
@@ -223,6 +227,7 @@ async def change_document(
     keep the one that they were made with. The same upload again is still no work and keeps the
     changes, a changed one replaces them. 409 while a newer version is being ingested.
     """
+    request.state.subject = f"collection={collection}"
     merge = body.model_dump(exclude_unset=True)
     service.known.check_acl(merge.get("metadata") or {})
     call = partial(service.orchestrator.patch, document_id, merge, collection=collection)
@@ -234,6 +239,7 @@ async def change_document(
 )
 async def delete_document(
     document_id: str,
+    request: Request,
     service: Writing,
     collection: InCollection = "default",
     prove: Annotated[
@@ -245,6 +251,7 @@ async def delete_document(
     With `prove` the answer comes when points and bytes are gone as well, and says for each place
     what was there and what is.
     """
+    request.state.subject = f"collection={collection}"
     check_id(document_id)
     if prove:
         proof = partial(delete_proved, service.parts, service.scope, collection, document_id)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 DENIED = (401, 403)
 # What says nothing of anybody's documents: whether the service runs, and how it is spoken to.
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
+AGENTS = "/mcp"
 PUBLIC_BELOW = ("/assets/", "/docs/")
 
 Refuse = Callable[[Scope, RagError], Response]
@@ -43,11 +45,18 @@ class Guard:
             headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
             ask = partial(service.gate.caller, headers, _address(scope), scope["method"])
             try:
-                state["caller"] = await service.doors.run(ask)
+                state["caller"] = caller = await service.doors.run(ask)
+                if scope["path"] == AGENTS:  # its tools are no routes that say what they need
+                    caller.needs("read")
             except RagError as error:
                 await self._refuse(scope, error)(scope, receive, audited)
                 return
-        await self._app(scope, receive, audited)
+        try:
+            await self._app(scope, receive, audited)
+        except Exception:
+            if state.get("writes") and not state.get("written_down"):
+                await _write_down(scope, HTTPStatus.INTERNAL_SERVER_ERROR)
+            raise
 
     def _audited(self, scope: Scope, send: Send) -> Send:
         """Sends, having written down what is to be written down before the answer begins."""
@@ -68,6 +77,7 @@ def is_public(path: str) -> bool:
 
 
 async def _write_down(scope: Scope, status: int) -> None:
+    scope["state"]["written_down"] = True
     caller: Caller | None = scope["state"].get("caller")
     route = scope.get("route")
     entry = Entry(
@@ -75,7 +85,7 @@ async def _write_down(scope: Scope, status: int) -> None:
         tenant=caller.scope.tenant if caller else "",
         caller=caller.name if caller else "",
         action=f"{scope['method']} {getattr(route, 'name', '')}".strip()[:200],
-        target=scope["path"].encode("utf8", "backslashreplace").decode()[:2000],
+        target=_target(scope)[:2000],
         status=status,
         address=_address(scope),
         request_id=logs.request_id(),
@@ -85,6 +95,13 @@ async def _write_down(scope: Scope, status: int) -> None:
         await service.doors.run(partial(service.audit.write, entry))
     except RagError as error:
         log.error("the audit log does not have %s: %s", entry, error)
+
+
+def _target(scope: Scope) -> str:
+    """What was written: the path, and what a route says of the rest (`Service.writes`)."""
+    named = f"{scope['path']} {scope['state'].get('subject', '')}".strip()
+    # Whoever reads it does so in a terminal.
+    return logs.shown(named.encode("utf8", "backslashreplace").decode())
 
 
 def _address(scope: Scope) -> str:

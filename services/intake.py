@@ -63,7 +63,9 @@ async def add_documents(
         found = await service.fetches.run(partial(uploads.fetched, sent, settings))
     else:
         found = [one for one in sent if isinstance(one, Upload)]
-    return await _ingest(service, response, collection, found, wait=wait, key=key)
+    made = await _ingest(service, response, collection, found, wait=wait, key=key)
+    request.state.subject = f"collection={collection} job={made.job_id}"
+    return made
 
 
 @router.put(
@@ -100,7 +102,9 @@ async def put_document(
     fields = uploads.fields_of({"title": title, "metadata": metadata})
     settings = service.parts.settings
     upload = await uploads.read_one(request, document_id, name, fields, settings)
-    return await _ingest(service, response, collection, [upload], wait=wait, key=key)
+    made = await _ingest(service, response, collection, [upload], wait=wait, key=key)
+    request.state.subject = f"collection={collection} job={made.job_id}"
+    return made
 
 
 async def _ingest(

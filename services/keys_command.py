@@ -18,6 +18,7 @@ from rag.database import Database
 from rag.errors import InvalidInput
 from rag.keys import ROLES, Key, Keys, Role
 from rag.settings import Settings, load_settings
+from services.logs import shown
 from services.show import print_json
 
 app = typer.Typer(help="API keys: who may use the service.", no_args_is_help=True)
@@ -159,7 +160,7 @@ def _write_down(database: Database, key: Key, action: str) -> None:
 
 def _cells(entry: Entry) -> tuple[str, ...]:
     found = (entry.caller, entry.tenant, entry.action, entry.target)
-    named = (escape(value) or "-" for value in found)
+    named = (escape(shown(value)) or "-" for value in found)
     return (f"{entry.at:%Y-%m-%d %H:%M:%S}", *named, str(entry.status), entry.address)
 
 

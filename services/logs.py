@@ -18,7 +18,7 @@ from rag.settings import Settings
 
 OWN_LOGGERS = ("rag", "services", "eval", "uvicorn")
 ACCEPTED = re.compile(r"[\x21-\x7e]{1,128}")  # visible characters: a line of the log stays a line
-CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class TextLines(logging.Formatter):
         """One line, whatever the message holds."""
         request = request_id()
         where = f"{record.name} [{request}]" if request else record.name
-        message = CONTROL.sub(lambda found: ascii(found[0])[1:-1], record.message)
+        message = shown(record.message)
         return f"{record.levelname} {where}: {message}"
 
 
@@ -90,3 +90,8 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def shown(text: str) -> str:
+    """A text on one line, without what a terminal would obey."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 
 from rag.builds import Wish
-from rag.errors import InvalidInput, ModelUnavailable
+from rag.errors import Forbidden, InvalidInput, ModelUnavailable
 from rag.migrate import model_id, start
+from rag.models.load import is_available, is_hub_id
 from services.schemas import CollectionName, MigrationOut, MigrationRequest
 from services.service import Administering, Running, Service
 
@@ -62,6 +63,8 @@ async def drop_index(name: CollectionName, service: Administering) -> MigrationO
 
 
 def _start(service: Service, name: str, body: MigrationRequest) -> MigrationOut:
+    if "operate" not in service.known.permits:
+        _check_model(body.to)
     to = model_id(body.to, body.task)
     try:
         started = start(service.parts, service.scope, name, to, body.options())
@@ -69,6 +72,15 @@ def _start(service: Service, name: str, body: MigrationRequest) -> MigrationOut:
         raise InvalidInput(error.message, hint=error.hint) from error
     service.migrator.wake()
     return MigrationOut.of(started)
+
+
+def _check_model(to: str) -> None:
+    """Raise Forbidden for what a tenant's admin may not have the machine of all load."""
+    if not is_hub_id(to) or not is_available(to):
+        raise Forbidden(
+            "Over HTTP a key may name models that are on the server already, by their ids.",
+            hint="There, `rag models pull` gets one, and `rag migrate` takes any.",
+        )
 
 
 def _ask(service: Service, name: str, wanted: Wish) -> MigrationOut:

@@ -145,7 +145,7 @@ class Issuer:
         try:
             url = self._jwks_url or str(self._fetch(_discovery(self._issuer))["jwks_uri"])
             found = jwt.PyJWKSet.from_dict(dict(self._fetch(url)))
-        except (httpx.HTTPError, KeyError, ValueError, jwt.PyJWTError) as error:
+        except (httpx.HTTPError, KeyError, TypeError, ValueError, jwt.PyJWTError) as error:
             if not self._keys:
                 raise _away() from error
             log.warning("the identity provider's keys stay as they are: %s", error)

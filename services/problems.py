@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -14,6 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from rag import errors as e
 from services.kinds import KINDS, Kind, MalformedBody, of_kind, problem
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 ROUTES_HINT = "GET /docs lists every route."
@@ -37,11 +40,18 @@ class Problem(JSONResponse):
 def respond(error: Exception, instance: str) -> Problem:
     """The response that an error becomes."""
     headers = None
+    note_inside(error)
     if isinstance(error, e.Overloaded):
         headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     if isinstance(error, e.Unauthenticated):
         headers = {"WWW-Authenticate": "Bearer"}
     return Problem(problem(error, instance), headers)
+
+
+def note_inside(error: Exception) -> None:
+    """Have the log say what a caller is not told."""
+    if isinstance(error, e.StoreUnreachable) and error.inside:
+        log.warning("%s %s", error.message, error.inside)
 
 
 def refuse(scope: Mapping[str, Any], error: e.RagError) -> Response:

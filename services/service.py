@@ -1,8 +1,10 @@
 """What every service is made of: one lifespan, limits, problems, health."""
 
+import asyncio
 import shutil
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -47,8 +49,27 @@ CALL_THREADS = 16  # searches and lists that run at once
 CALLS_WAITING = 256
 FETCH_THREADS = 4  # requests whose documents are fetched from URLs at once
 FETCHES_WAITING = 16
+PROBE_SECONDS = 0.5  # between two looks at whether all is ready
 DOOR_THREADS = 4  # callers whose keys are looked up at once
 DOORS_WAITING = 1024
+
+
+class Probes:
+    """What is looked at at most so often, however many ask: anybody may."""
+
+    def __init__(self) -> None:
+        self._pool = Pool(1)
+        self._turn = asyncio.Lock()
+        self._found: dict[str, str] = {}
+        self._at = float("-inf")
+
+    async def found(self, look: Callable[[], dict[str, str]]) -> dict[str, str]:
+        """What was found last; it is looked again when that is old."""
+        async with self._turn:
+            if time.monotonic() - self._at > PROBE_SECONDS:
+                self._found = await self._pool.run(look)
+                self._at = time.monotonic()
+            return self._found
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class Service:
     answers: Pool
     calls: Pool
     fetches: Pool
-    probes: Pool
+    probes: Probes
     backups: Pool
     scrapes: Pool
     ingestor: Ingestor
@@ -155,7 +176,8 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Middleware that is added in the usual way does not see what becomes of an error."""
-        return Observed(super().build_middleware_stack(), self.state.requests)
+        inside = SecurityHeaders(super().build_middleware_stack(), tls=self.state.tls)
+        return Observed(inside, self.state.requests)
 
 
 def build(
@@ -199,6 +221,7 @@ def build(
         redoc_url=None,
     )
     app.state.requests = RequestMetrics()
+    app.state.tls = settings.tls_certificate is not None
     # The last one is the outermost.
     app.add_middleware(BodyLimit, limit=body_limit(settings))
     app.add_middleware(Guard, refuse=refuse)
@@ -210,7 +233,6 @@ def build(
             allow_headers=["*"],
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(SecurityHeaders, tls=settings.tls_certificate is not None)
     problems.install(app)
     for router in (*routers, health, metrics.router):
         app.include_router(router)
@@ -314,7 +336,7 @@ async def _lifespan(
         answers=answers,
         calls=calls,
         fetches=fetches,
-        probes=Pool(2, waiting=16),
+        probes=Probes(),
         backups=backups,
         scrapes=Pool(1, waiting=8),
         ingestor=ingestor,
@@ -362,6 +384,7 @@ async def _serving_agents(app: FastAPI) -> AsyncIterator[None]:
     served = server.streamable_http_app(
         streamable_http_path="/mcp",
         max_request_body_size=JSON_BYTES,
+        stateless_http=True,  # no tool needs a session, and each request brings its own key
         # On the loopback interface other Host headers are refused.
         host=service.parts.settings.host,
     )
@@ -403,7 +426,7 @@ async def healthz(service: Anybody) -> Health:
 @health.get("/readyz", response_model=Readiness)
 async def readyz(request: Request, service: Anybody) -> Readiness | Response:
     """200 when catalog, store, disk and models can be used; else 503, with the same `checks`."""
-    checks = await service.probes.run(partial(_checks, service))
+    checks = await service.probes.found(partial(_checks, service))
     if set(checks.values()) == {"ok"}:
         return Readiness(status="ok", checks=checks)
     failing = "; ".join(f"{name}: {found}" for name, found in checks.items() if found != "ok")
@@ -427,6 +450,7 @@ def _check(call: Callable[[], object]) -> str:
     try:
         call()
     except RagError as error:
+        problems.note_inside(error)
         return str(error)
     return "ok"
 
@@ -435,6 +459,7 @@ def _check_revision(parts: Parts) -> str:
     try:
         found = parts.database.revision()
     except RagError as error:
+        problems.note_inside(error)
         return str(error)
     if found == (newest := revisions.newest()):
         return "ok"

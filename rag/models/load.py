@@ -94,7 +94,7 @@ def is_available(model_id: str) -> bool:
         return not _missing(Path(repo).expanduser())
     if repo == BUNDLED_ID and _bundled_folder() is not None:
         return True
-    return _is_hub_id(repo) and _cached_folder(repo, None) is not None
+    return is_hub_id(repo) and _cached_folder(repo, None) is not None
 
 
 def pull(model_id: str, to: Path, *, revision: str | None = None) -> ModelFiles:
@@ -157,7 +157,8 @@ def _bundled(model_id: str, folder: Path) -> ModelFiles:
     return ModelFiles(model_id, folder, digest)
 
 
-def _is_hub_id(repo: str) -> bool:
+def is_hub_id(repo: str) -> bool:
+    """Whether a name has the form of a model's on the hub, such as `BAAI/bge-small-en`."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
@@ -169,7 +170,7 @@ def _is_hub_id(repo: str) -> bool:
 
 
 def _require_hub_id(repo: str) -> None:
-    if not _is_hub_id(repo):
+    if not is_hub_id(repo):
         raise ModelUnavailable(f"{repo!r} is neither a model folder nor the id of a hub model.")
 
 

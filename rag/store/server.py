@@ -249,8 +249,9 @@ class ServerStore:
             ) from error
         except (ResponseHandlingException, httpx.HTTPError, grpc.RpcError, OSError) as error:
             raise StoreUnreachable(
-                f"Qdrant at {self._address} does not answer ({_cause(error)}).",
+                "Qdrant does not answer.",
                 hint="Start it, or check RAG_QDRANT_URL, RAG_QDRANT_API_KEY and the network.",
+                inside=f"{self._address}: {_cause(error)}",
             ) from error
 
     def _refused(self, error: UnexpectedResponse) -> RagError:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rag.errors import InvalidInput
+from rag.errors import InvalidInput, StorageFull
 from services import auth
 from services.app import create_app
 from tests.services.serving import (
@@ -233,10 +233,11 @@ def test_writes_and_denials_are_written_down(client, made, own_parts):
     client.delete("/v1/documents/note", headers=reader)
     client.get("/v1/collections", headers={"Authorization": "Bearer rag_nothing_atall"})
     found = [(e.status, e.action, e.target) for e in own_parts.audit.entries()]
+    job = client.get("/v1/jobs", headers=reader).json()["jobs"][0]["job_id"]
     assert found == [
         (401, "GET", "/v1/collections"),
         (403, "DELETE delete_document", "/v1/documents/note"),
-        (200, "POST add_documents", "/v1/documents"),
+        (200, "POST add_documents", f"/v1/documents collection=default job={job}"),
     ]
     latest = own_parts.audit.entries()
     prefix = re.search("rag_(.*?)_", writer["Authorization"]).group(1)
@@ -244,6 +245,93 @@ def test_writes_and_denials_are_written_down(client, made, own_parts):
     assert latest[2].caller == f"key:{prefix}"
     assert {e.address for e in latest} == {"127.0.0.1"}
     assert "atall" not in json.dumps([str(e) for e in latest])
+
+
+def test_what_is_written_down_says_what_was_written(client, made, own_parts):
+    writer = made("write")
+    for name in ("a", "b"):
+        upload(client, writer, name)
+    where = json.dumps({"document_id": "b"})
+    client.patch("/v1/documents/a", json={"title": "Secret"}, headers=writer)
+    client.delete("/v1/documents", params={"filter": where}, headers=writer)
+    client.delete("/v1/documents/a", headers=writer)
+    targets = [e.target for e in own_parts.audit.entries(limit=3)]
+    assert targets == [
+        "/v1/documents/a collection=default",
+        "/v1/documents collection=default 1 deleted",
+        "/v1/documents/a collection=default",
+    ]
+
+
+def test_a_write_that_fails_inside_is_written_down_and_answered_like_others(
+    client, made, own_parts, monkeypatch
+):
+    def broken(*_, **__):
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr("rag.collection.create", broken)
+    failed = client.post("/v1/collections", json={"name": "new"}, headers=made("admin"))
+    assert failed.status_code == 500
+    assert failed.headers["x-content-type-options"] == "nosniff"
+    assert failed.headers["cache-control"] == "no-store"
+    (entry,) = own_parts.audit.entries(limit=1)
+    assert (entry.status, entry.action) == (500, "POST create_collection")
+
+
+def test_an_agent_whose_key_reads_nothing_is_refused_and_that_is_written_down(
+    client, made, own_parts
+):
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    accepts = {"Accept": "application/json, text/event-stream"}
+    refused = client.post("/mcp", json=hello, headers={**made("operator"), **accepts})
+    is_problem(refused, 403, "/problems/forbidden")
+    assert own_parts.audit.entries(limit=1)[0].target == "/mcp"
+
+
+def test_paths_do_nothing_in_the_terminal_of_whoever_reads_the_audit_log(client, made, own_parts):
+    made("read")
+    client.get("/v1/%1b]0;owned%07%0AFAKE%c2%9b31m")
+    (entry,) = own_parts.audit.entries(limit=1)
+    assert entry.status == 401
+    assert entry.target == r"/v1/\x1b]0;owned\x07\nFAKE\x9b31m"
+
+
+def test_keys_open_when_nothing_can_be_written(client, made, own_parts, monkeypatch):
+    """On a full disk questions are still answered, also for keys that were not used for long."""
+    reader = made("read")
+
+    def full(*_):
+        raise StorageFull("The disk is full.")
+
+    monkeypatch.setattr(own_parts.keys._database, "write", full)
+    assert client.get("/v1/collections", headers=reader).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "model", ["/etc", "~/models", "../x", "somebody/huge-model", "http://inner:8080"]
+)
+def test_an_admin_names_models_that_are_there_and_no_others(client, made, model):
+    """What one tenant has loaded, all pay for; and a path would be a look into the machine."""
+    admin = made("admin")
+    upload(client, admin, "note")
+    asked = {"to": model}
+    found = client.post("/v1/collections/default/migration", json=asked, headers=admin)
+    is_problem(found, 403, "/problems/forbidden")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"via": "1.1 proxy"}, {"x-forwarded-proto": "https"}, {"cf-connecting-ip": "8.8.8.8"}],
+)
+def test_what_comes_through_a_proxy_is_not_from_this_machine(own_parts, headers):
+    with serving(own_parts) as local:
+        is_problem(local.get("/v1/collections", headers=headers), 403, "/problems/forbidden")
+
+
+def test_an_origin_that_is_none_is_refused(own_parts):
+    with serving(own_parts) as local:
+        sent = local.post("/v1/search", json=ASKED, headers={"Origin": "http://["})
+        is_problem(sent, 403, "/problems/forbidden")
 
 
 def test_a_key_takes_so_many_requests(client, made):

@@ -155,7 +155,7 @@ def test_an_unreachable_qdrant_is_named(folder):
         RAG_DATA="elsewhere",
     )
     assert asked.returncode == 6
-    assert "http://127.0.0.1:1 does not answer" in asked.stderr
+    assert "Qdrant does not answer (http://127.0.0.1:1: " in asked.stderr
 
 
 def test_doctor_says_what_runs(folder):

@@ -177,6 +177,13 @@ def test_a_slow_provider_holds_up_nobody_whose_key_is_known(issuer, provider):
         assert fetching.result(10).name == "user:alice"
 
 
+@pytest.mark.parametrize("keys", [[1], None, 7, ["x"]])
+def test_a_provider_that_answers_nonsense_is_away(issuer, provider, keys):
+    provider.keys = keys
+    with pytest.raises(StoreUnreachable):
+        issuer.caller(token())
+
+
 def test_keys_for_something_else_sign_nothing(issuer, provider):
     provider.keys = [{**published(SIGNING, "one"), "use": "enc"}]
     with pytest.raises(Unauthenticated):

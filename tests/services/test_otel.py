@@ -90,7 +90,7 @@ def test_what_is_not_installed_is_said_before_anything_is_opened(parts, monkeypa
 
 
 def test_a_tool_call_of_an_agent_is_part_of_its_request(lighthouse, exporter):
-    """A session of MCP outlives requests: each call belongs to its own, not to the first."""
+    """Each call belongs to its own request."""
     accepts = {"Accept": "application/json, text/event-stream"}
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}}
     hello["clientInfo"] = {"name": "test", "version": "1"}
@@ -101,8 +101,8 @@ def test_a_tool_call_of_an_agent_is_part_of_its_request(lighthouse, exporter):
         return http.post("/mcp", json=message, headers={**accepts, **headers})
 
     with server(lighthouse) as http:
-        session = call(http, 1, "initialize", hello).headers["mcp-session-id"]
-        found = call(http, 2, "tools/call", tool, **{**HEADERS, "mcp-session-id": session})
+        assert "mcp-session-id" not in call(http, 1, "initialize", hello).headers
+        found = call(http, 2, "tools/call", tool, **HEADERS)
         assert "hits" in found.text
     spans = exporter.get_finished_spans()
     (search,) = [span for span in spans if span.name == "retrieval lighthouse"]

@@ -1,5 +1,6 @@
 """Health, start and stop, and the documentation page's examples."""
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 import pytest
@@ -10,7 +11,15 @@ from rag import revisions
 from rag.errors import DataFolderBusy, StoreUnreachable
 from services import app, chat, ingestion
 from services import service as services
-from tests.services.serving import is_problem, local_client, reopened, serving, with_models
+from tests.services.serving import (
+    is_problem,
+    local_client,
+    local_orchestrator,
+    reopened,
+    server,
+    serving,
+    with_models,
+)
 
 
 def test_health(client):
@@ -20,6 +29,38 @@ def test_health(client):
     ready = client.get("/readyz").json()
     checks = dict.fromkeys(("catalog", "migrations", "store", "disk"), "ok")
     assert ready == {"status": "ok", "checks": checks}
+
+
+@pytest.fixture(autouse=True)
+def looked_at_each_time(monkeypatch):
+    monkeypatch.setattr(services, "PROBE_SECONDS", -1.0)
+
+
+def test_whether_it_is_ready_is_looked_at_once_for_many_who_ask(own_parts, monkeypatch):
+    """Anybody may ask: nobody else is to be kept from an answer by it."""
+    monkeypatch.setattr(services, "PROBE_SECONDS", 60.0)
+    looks = []
+    monkeypatch.setattr(own_parts.store, "ping", lambda: looks.append(1))
+    with server(local_orchestrator(own_parts)) as client, ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda _: client.get("/readyz").status_code, range(80)))
+    assert set(found) == {200}
+    assert len(looks) == 1
+
+
+def test_what_a_driver_says_is_for_the_log(own_parts, monkeypatch, caplog):
+    """Hosts and users may be in it."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise StoreUnreachable("Qdrant does not answer.", inside="http://inner:6333 as boss")
+
+    with serving(own_parts) as client:
+        monkeypatch.setattr(own_parts.catalog, "collections", gone)
+        for path in ("/readyz", "/v1/collections"):
+            found = client.get(path)
+            assert found.status_code == 503
+            assert "Qdrant does not answer." in found.text
+            assert "inner" not in found.text
+    assert caplog.text.count("http://inner:6333 as boss") == 2
 
 
 def test_not_ready_says_what_is_missing(client, parts, monkeypatch):
