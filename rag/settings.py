@@ -165,6 +165,7 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(2048, ge=1)
     max_answers: int = Field(16, ge=1)  # questions answered at once
     answers_waiting: int = Field(32, ge=0)  # questions that wait for their turn; more get 429
+    jobs_followed: int = Field(32, ge=1)  # event streams of jobs of one caller; more get 429
 
     # Answers that are given again to the same question of the same documents.
     answer_cache: int = Field(0, ge=0, le=1_000_000)  # kept in memory, 0: none

@@ -2,10 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from pydantic import Field
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from rag.errors import Overloaded
 from rag.journal import OPEN, Job
 from services.events import KEEP_ALIVE, KEEP_ALIVE_SECONDS, event
 from services.schemas import JobResponse
@@ -21,6 +26,46 @@ class JobEvent(JobResponse):
     stage: str | None = Field(None, description="Of the document at work.")
     chunks_per_second: float | None = Field(None, description="Since the stream began.")
     seconds_left: float | None = Field(None, description="For the chunks that are known of.")
+
+
+class Followers:
+    """How many jobs each caller follows. To be used from one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._following = Counter[str]()
+
+    @contextmanager
+    def place(self, caller: str) -> Iterator[None]:
+        """Follow one more. Raises Overloaded: each is looked at again and again."""
+        if self._following[caller] >= self._most:
+            raise Overloaded(
+                f"{self._most} jobs are being followed with this key already.",
+                retry_after=5.0,
+                hint="GET /v1/jobs/{id} says once how a job goes on.",
+            )
+        self._following[caller] += 1
+        try:
+            yield
+        finally:
+            self._following[caller] -= 1
+            self._following += Counter()  # forgets those who follow none
+
+
+class JobStream(StreamingResponse):
+    """The events of a job, for as long as there is a place and a client."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], place: AbstractContextManager[None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers)
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with self._place:
+            await super().__call__(scope, receive, send)
 
 
 async def job_events(begun: Job, look: Callable[[], Awaitable[Job]]) -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ from starlette.responses import StreamingResponse
 
 from rag.journal import Job
 from services.events import EVENTS_CONTENT
-from services.job_events import job_events
+from services.job_events import JobStream, job_events
 from services.schemas import CollectionName, JobList, JobResponse
 from services.service import Running, Service, Writing
 
@@ -51,10 +51,7 @@ async def follow_job(job_id: str, service: Running) -> StreamingResponse:
     """The job as server-sent events, one at every change, until it has ended."""
     look = partial(service.calls.run, partial(_job, service, job_id))
     begun = await look()  # an unknown job is a 404 and no stream
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        job_events(begun, look), media_type="text/event-stream", headers=headers
-    )
+    return JobStream(job_events(begun, look), service.followers.place(service.known.name))
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, response_model_exclude_none=True)

@@ -37,6 +37,7 @@ from services import logs, mcp_server, metrics, problems, running
 from services.auth import Caller, Gate, caller_of, check_start, tokens_of
 from services.guard import Guard, Refuse
 from services.headers import SecurityHeaders
+from services.job_events import Followers
 from services.limits import JSON_BYTES, BodyLimit, body_limit
 from services.pauses import shorten_pauses
 from services.requests import Observed, RequestMetrics
@@ -85,6 +86,7 @@ class Service:
     probes: Probes
     backups: Pool
     scrapes: Pool
+    followers: Followers
     ingestor: Ingestor
     migrator: Migrator
     warm_up: WarmUp | None
@@ -339,6 +341,7 @@ async def _lifespan(
         probes=Probes(),
         backups=backups,
         scrapes=Pool(1, waiting=8),
+        followers=Followers(settings.jobs_followed),
         ingestor=ingestor,
         migrator=migrator,
         warm_up=warm_up,

@@ -18,7 +18,16 @@ from rag.types import Scope
 from rag.work import current_work
 from services import events
 from services.app import create_app
-from tests.services.serving import BELL_ROCK, FASTNET, events_of, running, server, with_settings
+from tests.services.serving import (
+    BELL_ROCK,
+    FASTNET,
+    events_of,
+    is_problem,
+    running,
+    server,
+    with_settings,
+)
+from tests.waiting import until
 
 
 class Watched(Orchestrator):
@@ -122,6 +131,34 @@ def test_what_fails_half_way_is_the_last_event(parts, lighthouses):
             assert found[-1][1]["status"] == status
             assert found[-1][1]["instance"] == "/v1/ask"
             assert "secret" not in str(found)
+
+
+def test_a_caller_follows_so_many_jobs_at_once(own_parts, monkeypatch):
+    """A stream whose client went away makes room again."""
+    go_on = threading.Event()
+
+    def parse(*arguments, parse=steps.parse):
+        assert go_on.wait(60)
+        return parse(*arguments)
+
+    monkeypatch.setattr(steps, "parse", parse)
+    own = with_settings(own_parts, jobs_followed=1)
+    sent = {"documents": [{"id": "a", "text": "The light."}]}
+    with server(Orchestrator(own, Scope("default"))) as client:
+        path = f"/v1/jobs/{client.post('/v1/documents', json=sent).json()['job_id']}/events"
+        with client.stream("GET", path) as first:
+            lines = first.iter_lines()  # kept: without it the client would hang up
+            assert next(lines) == "event: job"
+            refused = client.get(path)
+            is_problem(refused, 429, "/problems/overloaded")
+            assert refused.headers["retry-after"] == "5"
+        until(lambda: _follows(client, path))
+        go_on.set()
+
+
+def _follows(client, path):
+    with client.stream("GET", path) as again:
+        return again.status_code == 200
 
 
 def test_a_long_silence_is_filled(parts, lighthouses, monkeypatch):
