@@ -59,10 +59,13 @@ def download(console: Console, settings: Settings, path: Path, server: str) -> M
         raise InvalidInput(f"--server takes a URL such as http://127.0.0.1:8000, not {server!r}.")
     timeout = httpx.Timeout(CONNECT_SECONDS, read=settings.backup_lease_seconds)
     headers = authorization(settings.api_key)
+    verify = running.trusted(settings.data, server)
     with written_whole(path) as file:
         try:
             with (
-                httpx.Client(timeout=timeout, headers=headers, trust_env=False) as client,
+                httpx.Client(
+                    timeout=timeout, headers=headers, verify=verify, trust_env=False
+                ) as client,
                 client.stream("POST", f"{server.rstrip('/')}/v1/backup") as response,
             ):
                 if response.status_code != 200:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class Client:
         patience: float,
         api_key: SecretStr = SecretStr(""),  # noqa: B008 - frozen
         find: Callable[[], str | None] = lambda: None,
+        verify: ssl.SSLContext | bool = True,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url
@@ -47,7 +49,7 @@ class Client:
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
         # What it talks to is on this machine: no proxy of the environment.
         headers = authorization(api_key)
-        self._http = httpx.Client(timeout=timeout, headers=headers, trust_env=False)
+        self._http = httpx.Client(timeout=timeout, headers=headers, verify=verify, trust_env=False)
 
     def __enter__(self) -> Self:
         return self

@@ -21,13 +21,17 @@ def address(settings: Settings, given: str | None) -> str:
     if given is not None:
         url = given if "://" in given else f"http://{given}"
         return url.rstrip("/")
-    return running.find(settings.data) or f"http://{settings.host}:{settings.port}"
+    scheme = "https" if settings.tls_certificate else "http"
+    return running.find(settings.data) or f"{scheme}://{settings.host}:{settings.port}"
 
 
 def examine_live(url: str, settings: Settings) -> Iterator[Check]:
     """A check after the other, as they are made. Raises StoreUnreachable when nobody answers."""
     headers = authorization(settings.api_key)
-    with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False) as http:
+    verify = running.trusted(settings.data, url)
+    with httpx.Client(
+        base_url=url, headers=headers, timeout=TIMEOUT, verify=verify, trust_env=False
+    ) as http:
         server = Server(http)
         try:
             health = server.ask("GET", "/healthz")

@@ -20,6 +20,7 @@ from rag.errors import InvalidInput, NotFound, RagError, StoreUnreachable
 from rag.migrate import model_id
 from rag.orchestrator import Orchestrator
 from rag.settings import load_settings
+from services import running
 from services.client import authorization, failure
 from services.reach import open_or_find
 from services.schemas import MigrationOut, MigrationRequest, QueryIn
@@ -135,7 +136,11 @@ def _where(server: str | None, data: Path | None, profile: str | None) -> Iterat
             timeout = httpx.Timeout(HTTP_SECONDS, connect=5.0)
             headers = authorization(settings.api_key)
             with httpx.Client(
-                base_url=found, timeout=timeout, headers=headers, trust_env=False
+                base_url=found,
+                timeout=timeout,
+                headers=headers,
+                verify=running.trusted(settings.data, found),
+                trust_env=False,
             ) as client:
                 yield Through(client, bar)
         else:

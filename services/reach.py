@@ -98,7 +98,13 @@ def open_or_find(settings: Settings) -> Orchestrator | str:
 def client_of(url: str, settings: Settings) -> Client:
     """A client of the server that has the data folder open."""
     find_again = partial(running.find, settings.data)
-    return Client(url, patience=settings.client_patience, api_key=settings.api_key, find=find_again)
+    return Client(
+        url,
+        patience=settings.client_patience,
+        api_key=settings.api_key,
+        find=find_again,
+        verify=running.trusted(settings.data, url),
+    )
 
 
 @contextmanager

@@ -295,7 +295,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and self._service.parts.alone:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            running.announce(self._service.parts.settings.data, host, port, self._service.nonce)
+            settings, nonce = self._service.parts.settings, self._service.nonce
+            running.announce(settings.data, host, port, nonce, settings.tls_certificate)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking connections, let requests end, then the lifespan."""

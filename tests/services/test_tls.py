@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from rag.errors import InvalidInput
 from rag.settings import Settings, load_settings
+from services import running
 from services.auth import check_start
 from tests.services.test_restart import free_port
 from tests.waiting import until
@@ -68,11 +69,24 @@ def test_over_tls(certificate, tmp_path):
         try:
             until(lambda: server.poll() is not None or answers(client), seconds=60)
             answer = client.get("/healthz")
+            # Commands on the machine find it by its address, and know it by its certificate.
+            listed = subprocess.run(
+                [*command[:-1], "ls"], env=environment, capture_output=True, text=True, check=False
+            )
         finally:
             server.terminate()
     assert answer.status_code == 200
     assert "max-age" in answer.headers["strict-transport-security"]
     assert "server" not in answer.headers
+    assert (listed.returncode, listed.stderr) == (0, "")
+
+
+def test_another_server_at_its_address_is_not_believed(certificate, tmp_path):
+    running.announce(tmp_path, "127.0.0.1", 8000, "nonce", certificate[0])
+    assert isinstance(running.trusted(tmp_path, "https://127.0.0.1:8000/"), ssl.SSLContext)
+    assert running.trusted(tmp_path, "https://elsewhere:8000") is True
+    running.announce(tmp_path, "127.0.0.1", 8000, "nonce")
+    assert running.trusted(tmp_path, "http://127.0.0.1:8000") is True
 
 
 def answers(client):
