@@ -9,11 +9,12 @@ interface Props {
   text: string;
   answer?: Answer;
   hits: Hit[];
+  waiting: boolean; // something will come yet
   collection: string;
   open: (passage: Passage) => void;
 }
 
-export function AnswerView({ text, answer, hits, collection, open }: Props) {
+export function AnswerView({ text, answer, hits, waiting, collection, open }: Props) {
   const body = useRef<HTMLDivElement>(null);
   const [peek, setPeek] = useState<Citation>();
   const citations = answer?.citations ?? [];
@@ -47,8 +48,7 @@ export function AnswerView({ text, answer, hits, collection, open }: Props) {
 
   return (
     <div class="answer">
-      {!shown && !answer && <p class="faint waiting">Reading…</p>}
-      {answer?.abstained && <p class="note">The documents do not answer this. Nearest passages:</p>}
+      {!shown && waiting && <p class="faint waiting">Reading…</p>}
       <div
         class="prose"
         ref={body}
@@ -70,6 +70,11 @@ export function AnswerView({ text, answer, hits, collection, open }: Props) {
           </span>
         </div>
       )}
+      {answer?.abstained && (
+        <p class="note">
+          {hits.length ? "What comes nearest is below." : "Nothing in the collection comes near."}
+        </p>
+      )}
       {doubted && (
         <p class="note">
           What is underlined with dots is not supported by the passages that were read.
@@ -84,7 +89,7 @@ function Below(props: { answer: Answer; hits: Hit[]; follow: (one: Hit) => void 
   const { answer, hits } = props;
   return (
     <div class="below">
-      <details open={answer.abstained}>
+      {hits.length > 0 && <details open={answer.abstained}>
         <summary>
           {hits.length} {hits.length === 1 ? "passage" : "passages"}
         </summary>
@@ -100,7 +105,7 @@ function Below(props: { answer: Answer; hits: Hit[]; follow: (one: Hit) => void 
             </li>
           ))}
         </ol>
-      </details>
+      </details>}
       {answer.trace_id && <TraceView id={answer.trace_id} />}
       {answer.trace_id && <Feedback trace={answer.trace_id} />}
       {answer.notes.map((note) => (

@@ -30,7 +30,7 @@ export function Chat(props: { collection: string; open: (passage: Passage) => vo
   const [said, setSaid] = useState(""); // to screen readers: when an answer is there, not each word
   const running = useRef<AbortController>(null);
   const end = useRef<HTMLDivElement>(null);
-  const busy = turns.some((turn) => !turn.answer && !turn.error && !turn.stopped);
+  const busy = turns.some(waits);
 
   useEffect(() => {
     const whole = turns.filter((turn) => turn.answer);
@@ -87,7 +87,7 @@ export function Chat(props: { collection: string; open: (passage: Passage) => vo
       if (!whole) throw new Problem(0, "The answer broke off before its end.", "Ask again.");
     } catch (error) {
       if (control.signal.aborted) change(at, { stopped: true });
-      else change(at, { error });
+      else change(at, { error: missing(error) });
       setSaid(""); // the error speaks for itself
     }
   };
@@ -112,6 +112,7 @@ export function Chat(props: { collection: string; open: (passage: Passage) => vo
               text={turn.text}
               answer={turn.answer}
               hits={turn.hits}
+              waiting={waits(turn)}
               collection={props.collection}
               open={props.open}
             />
@@ -159,6 +160,16 @@ export function Chat(props: { collection: string; open: (passage: Passage) => vo
       </form>
     </section>
   );
+}
+
+function waits(turn: Turn): boolean {
+  return !turn.answer && !turn.error && !turn.stopped;
+}
+
+/** Who asks a collection that is not there yet is told where documents come in. */
+function missing(error: unknown): unknown {
+  if (!(error instanceof Problem) || error.status !== 404) return error;
+  return new Problem(404, error.message, "Drop files into Documents first.");
 }
 
 function SamplingFields(props: { value: Sampling; change: (value: Sampling) => void }) {

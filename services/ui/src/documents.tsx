@@ -52,7 +52,9 @@ export function Documents(props: Props) {
         setError(undefined);
       } catch (why) {
         setRows([]);
-        setError(why);
+        // The usual collection is made with its first document.
+        const new_here = why instanceof Problem && why.status === 404 && collection === "default";
+        setError(new_here ? undefined : why);
       }
     },
     [collection],

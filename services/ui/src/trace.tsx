@@ -7,10 +7,13 @@ const STAGES = [
   "condense", "cache", "embed", "retrieve", "rerank", "pack", "support", "generate", "cite",
 ];
 
+const FIRST = 20; // candidates that are shown at once: what comes behind was seldom read
+
 /** How an answer came about: a waterfall of its stages, and what became of every candidate. */
 export function TraceView({ id }: { id: string }) {
   const [trace, setTrace] = useState<Trace>();
   const [error, setError] = useState<unknown>();
+  const [whole, setWhole] = useState(false);
   const load = async (open: boolean) => {
     if (!open || trace) return;
     try {
@@ -43,7 +46,7 @@ export function TraceView({ id }: { id: string }) {
               </tr>
             </thead>
             <tbody>
-              {trace.candidates.map((one) => (
+              {trace.candidates.slice(0, whole ? undefined : FIRST).map((one) => (
                 <tr key={one.rank} class={one.cited ? "cited" : undefined}>
                   <td>{one.rank}</td>
                   <th scope="row">
@@ -66,6 +69,11 @@ export function TraceView({ id }: { id: string }) {
             </tbody>
           </table>
         </div>
+      )}
+      {trace && !whole && trace.candidates.length > FIRST && (
+        <button type="button" class="quiet" onClick={() => setWhole(true)}>
+          Show all {trace.candidates.length}
+        </button>
       )}
     </details>
   );
