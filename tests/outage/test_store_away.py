@@ -99,16 +99,17 @@ def test_jobs_wait_for_a_store_that_is_away(how, proxy, parts, monkeypatch):
         until(lambda: any(task.retries for task in tasks()))
         waiting = next(task for task in tasks() if task.retries)
         assert waiting.error.kind == "StoreUnreachable"
-        assert proxy.url in waiting.error.message
+        assert waiting.error.message == "Qdrant does not answer."  # where it is, is for the log
         late = send(client, "late")  # accepting needs no store
         for question in (
             searched(client, "kept"),
             client.post("/v1/ask", json={"question": "What burns oil?"}),
         ):
-            assert proxy.url in is_problem(question, 503, "/problems/store-unreachable")["detail"]
+            found = is_problem(question, 503, "/problems/store-unreachable")
+            assert found["detail"] == "Qdrant does not answer."
         unready = client.get("/readyz")
         assert unready.status_code == 503
-        assert proxy.url in unready.json()["checks"]["store"]
+        assert unready.json()["checks"]["store"].startswith("Qdrant does not answer.")
         assert client.get("/healthz").status_code == 200
         assert client.get("/v1/documents/kept").status_code == 200
         assert client.get("/v1/documents/kept/text").text.startswith("Paragraph 0.")
